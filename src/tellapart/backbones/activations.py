@@ -1,0 +1,227 @@
+"""What a frozen network makes of each picture, computed once and kept.
+
+A kept set is a folder of shards. A shard is one .npy file of (digest, activation) records,
+written whole or not at all, so a run that is killed loses at most the last shard, and two runs
+may write at once. Sets are keyed by everything that can change the numbers: the graph with its
+weights, the preprocessing, the code and libraries that decode, the runtime and its precision,
+the output, and the view. A picture in a set is keyed by the hash of its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.backbones.cache import cache_folder, describe, mark_used
+from tellapart.data.pixels import Pixels, Preprocessing, decode_many
+from tellapart.errors import OutputError, UnreadablePicture
+from tellapart.files import replacing
+from tellapart.progress import Progress
+
+# A shard is written when it holds this many pictures or is this old: what a kill can lose.
+SHARD_PICTURES = 2048
+SHARD_AGE_S = 5.0
+
+
+class Runtime(Protocol):
+    """Something that runs a frozen network: OpenVINO on processors, torch on accelerators."""
+
+    @property
+    def identity(self) -> str:
+        """What, besides graph and pixels, can change the numbers."""
+
+    def run(self, pictures: Iterator[Pixels]) -> Iterator[NDArray[np.float16]]:
+        """Compute one activation for each picture, in order."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Activations of (N,) pictures, and what could not be read.
+
+    values: (N, D) float16; rows in `unreadable` are zero.
+    unreadable: row -> reason.
+    n_computed: how many were computed now rather than found; `seconds` is the time it took.
+    """
+
+    values: NDArray[np.float16]
+    unreadable: dict[int, str]
+    n_computed: int
+    seconds: float
+
+
+class KeptSet:
+    """Activations of one kind on disk, found by the digests of the pictures they came from."""
+
+    def __init__(self, facts: Mapping[str, str]) -> None:
+        text = json.dumps(dict(facts), sort_keys=True).encode()
+        self.folder = cache_folder() / "activations" / hashlib.sha256(text).hexdigest()[:24]
+        self._facts = dict(facts)
+        self._shards: list[NDArray[Any]] = []
+        self._where: dict[bytes, tuple[int, int]] = {}
+        for path in sorted(self.folder.glob("*.npy")):
+            self._open(path)
+        if self._shards:
+            mark_used(self.folder)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._where
+
+    def get(self, digest: bytes) -> NDArray[np.float16]:
+        """Return the kept (D,) activation of a picture."""
+        shard, row = self._where[digest]
+        values: NDArray[np.float16] = self._shards[shard]["activation"][row]
+        return values
+
+    def add(
+        self, digests: Sequence[bytes], values: Sequence[NDArray[np.float16]]
+    ) -> OutputError | None:
+        """Keep (D,) activations as one more shard.
+
+        If it cannot be written they are kept in memory for this run, and the error is returned.
+        """
+        shape = values[0].shape
+        records = np.empty(len(digests), dtype=[("digest", "S32"), ("activation", "<f2", shape)])
+        records["digest"], records["activation"] = digests, values
+        path = self.folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}.npy"
+        try:
+            describe(self.folder, self._facts)
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, records)
+        except OutputError as error:
+            self._take(records)
+            return error
+        self._open(path)
+        return None
+
+    def _open(self, path: Path) -> None:
+        try:
+            records = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            # Damaged by the disk, or pruned by another run: it is computed again.
+            path.unlink(missing_ok=True)
+            return
+        self._take(records)
+
+    def _take(self, records: NDArray[Any]) -> None:
+        for row, digest in enumerate(records["digest"]):
+            self._where[bytes(digest)] = (len(self._shards), row)
+        self._shards.append(records)
+
+
+def kept_set(
+    backbone: str, graph: bytes, preprocessing: Preprocessing, runtime: Runtime, output: str
+) -> KeptSet:
+    """Open the kept set for a graph, a preprocessing and a runtime; new if there is none."""
+    return KeptSet(
+        {
+            "backbone": backbone,
+            "graph": hashlib.sha256(graph).hexdigest(),
+            "preprocessing": json.dumps(asdict(preprocessing), sort_keys=True),
+            "decoder": _decoder_identity(),
+            "runtime": runtime.identity,
+            "output": output,
+            "view": "plain",
+        }
+    )
+
+
+def compute(
+    paths: Sequence[str],
+    digests: Sequence[bytes],
+    read: Callable[[str], Pixels],
+    runtime: Runtime,
+    kept: KeptSet,
+    progress: Progress,
+) -> Computed:
+    """Return the activations of all pictures: kept ones as they are, the others computed.
+
+    Identical files are computed once. If the disk is full, the run goes on without keeping.
+    """
+    wanted: dict[bytes, str] = {}
+    for path, digest in zip(paths, digests, strict=True):
+        if digest not in kept:
+            wanted.setdefault(digest, path)
+    start = time.perf_counter()
+    errors: dict[bytes, str] = {}
+    fed: deque[bytes] = deque()
+
+    def readable() -> Iterator[Pixels]:
+        for digest, picture in zip(wanted, decode_many(wanted.values(), read), strict=True):
+            if isinstance(picture, UnreadablePicture):
+                errors[digest] = str(picture)
+            else:
+                fed.append(digest)
+                yield picture
+
+    shard = _Shard(kept, progress)
+    with progress.bar("Looking at pictures", len(wanted), "pictures") as advance:
+        try:
+            for values in runtime.run(readable()):
+                shard.add(fed.popleft(), values)
+                advance(1)
+        finally:
+            # Also on Ctrl-C: what was computed is kept.
+            shard.flush()
+    seconds = time.perf_counter() - start
+    unreadable = {row: errors[digest] for row, digest in enumerate(digests) if digest in errors}
+    return Computed(_gather(digests, kept), unreadable, len(wanted) - len(errors), seconds)
+
+
+def _gather(digests: Sequence[bytes], kept: KeptSet) -> NDArray[np.float16]:
+    """Collect activations in order of the pictures; unreadable ones are zero."""
+    shape = next((kept.get(digest).shape for digest in digests if digest in kept), (0,))
+    values = np.zeros((len(digests), *shape), dtype=np.float16)
+    for row, digest in enumerate(digests):
+        if digest in kept:
+            values[row] = kept.get(digest)
+    return values
+
+
+class _Shard:
+    """Activations not yet written."""
+
+    def __init__(self, kept: KeptSet, progress: Progress) -> None:
+        self._kept, self._progress = kept, progress
+        self._warned = False
+        self._start()
+
+    def add(self, digest: bytes, values: NDArray[np.float16]) -> None:
+        self._digests.append(digest)
+        self._values.append(values)
+        old = time.monotonic() - self._since > SHARD_AGE_S
+        if old or len(self._digests) >= SHARD_PICTURES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._digests:
+            error = self._kept.add(self._digests, self._values)
+            if error and not self._warned:
+                self._progress.say(f"Going on without keeping what is computed: {error}")
+                self._warned = True
+        self._start()
+
+    def _start(self) -> None:
+        self._digests: list[bytes] = []
+        self._values: list[NDArray[np.float16]] = []
+        self._since = time.monotonic()
+
+
+@cache
+def _decoder_identity() -> str:
+    """Name everything that turns files into pixels: our own code by hash, libraries by version."""
+    code = files("tellapart.data").joinpath("pixels.py").read_bytes()
+    libraries = [f"{name} {version(name)}" for name in ("simplejpeg", "kornia_rs", "pillow")]
+    return ", ".join([hashlib.sha256(code).hexdigest()[:16], *libraries])

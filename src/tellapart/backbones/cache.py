@@ -1,0 +1,98 @@
+"""The folder where computed things are kept between runs, what lies in it, and how big it may be.
+
+Everything in it can be deleted at any time: it is only ever computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tellapart.files import output_error, write_atomically
+
+DEFAULT_LIMIT_GB = 10.0
+
+
+@dataclass(frozen=True)
+class KeptItem:
+    """One entry of the cache: an exported network, or a set of activations."""
+
+    path: Path
+    kind: str
+    about: str
+    size_mb: float
+    last_used_s: float
+
+
+def cache_folder() -> Path:
+    """Return the cache folder: $TELLAPART_CACHE, or this system's usual place."""
+    set_by_user = os.environ.get("TELLAPART_CACHE")
+    if set_by_user:
+        return Path(set_by_user)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("tellapart", appauthor=False))
+
+
+def mark_used(folder: Path) -> None:
+    """Remember that an entry was used now; the least recently used ones are pruned first."""
+    try:
+        os.utime(folder)
+    except OSError:
+        # A read-only cache still serves; it only cannot keep its order.
+        return
+
+
+def kept_items() -> list[KeptItem]:
+    """List what is kept, most recently used first."""
+    items = []
+    for kind in ("backbones", "activations"):
+        root = cache_folder() / kind
+        for folder in root.iterdir() if root.is_dir() else ():
+            if folder.is_dir():
+                items.append(_item(folder, kind))
+    return sorted(items, key=lambda item: -item.last_used_s)
+
+
+def prune(limit_gb: float = DEFAULT_LIMIT_GB) -> list[KeptItem]:
+    """Delete the least recently used entries until the rest fits; return what was deleted."""
+    room_mb = limit_gb * 1000
+    deleted = []
+    for item in kept_items():
+        room_mb -= item.size_mb
+        if room_mb < 0:
+            shutil.rmtree(item.path, ignore_errors=True)
+            deleted.append(item)
+    return deleted
+
+
+def describe(folder: Path, facts: dict[str, str]) -> None:
+    """Make an entry's folder and write in it what it is, for people and `tellapart cache`.
+
+    Raises:
+        DiskFull, NotWritable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    about = folder / "about.json"
+    if not about.exists():
+        write_atomically(about, json.dumps(facts, indent=1, sort_keys=True))
+
+
+def _item(folder: Path, kind: str) -> KeptItem:
+    try:
+        facts = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        about = ", ".join(
+            f"{facts[key]}" for key in ("backbone", "output", "runtime") if key in facts
+        )
+    except (OSError, ValueError):
+        about = "incomplete"
+    size = sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
+    stat_time = folder.stat().st_mtime if folder.exists() else time.time()
+    return KeptItem(folder, kind, about, size / 1e6, stat_time)

@@ -1,0 +1,58 @@
+"""The manifest: every fact of a bundle that is not an array, checked when read.
+
+FORMAT is the number of the bundle's layout. To change the layout:
+1. raise FORMAT, and write below what changed;
+2. teach `bundle.open_bundle` to read the previous number still, by turning an old manifest into
+   a new one before it is checked (one function a step, `upgrade_1_to_2`, never edited later);
+3. add one stored bundle of the previous format to tests/bundle/formats/.
+
+Formats:
+1  manifest.json, graph.onnx, weights.safetensors, features.safetensors (may be left out),
+   report.html; zip without compression; SHA-256 of every member in the manifest.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tellapart.data.pixels import Preprocessing
+
+FORMAT = 1
+
+
+class Calibration(BaseModel):
+    """How logits become probabilities: softmax(logits / temperature), and where it was fitted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float = Field(gt=0)
+    fitted_on: Literal["out-of-fold", "valid"]
+
+
+class Manifest(BaseModel):
+    """Facts of a trained classifier. `classes` is the order of every array of size K."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    classes: tuple[str, ...] = Field(min_length=2)
+    display_names: dict[str, str] = {}
+    preprocessing: Preprocessing
+    backbone: str
+    backbone_licence: str
+    weights_origin: str
+    calibration: Calibration
+    runtime: str
+    recipe: dict[str, Any]
+    scores: dict[str, Any] | None
+    data: dict[str, Any]
+    versions: dict[str, str]
+    made_on: str
+    sha256: dict[str, str] = {}
+
+    @property
+    def n_classes(self) -> int:
+        """K."""
+        return len(self.classes)

@@ -1,0 +1,155 @@
+"""Every error a user can meet, each with an exit code of its own.
+
+    TellapartError
+    ├── DataError            the pictures or their folders
+    │   ├── DataNotFound           3   nothing at that path
+    │   ├── NotEnoughClasses       4   fewer than two classes
+    │   ├── TooFewPictures         5   a class has too few pictures to learn from
+    │   ├── NoReadablePicture      6   not one picture could be read
+    │   ├── AmbiguousData          7   the folder can be understood in two ways
+    │   └── ClassMismatch          8   labelled pictures share no class with the classifier
+    ├── BackboneError        the frozen network
+    │   ├── UnknownBackbone       10   no backbone of that name
+    │   ├── WeightsNotFound       11   its weights are nowhere on this machine, and no network
+    │   └── WeightsRefused        12   the weights found are not this backbone's
+    ├── BundleError          the .tellapart file
+    │   ├── BundleNotFound        20
+    │   ├── BundleDamaged         21   truncated, altered, or not a bundle
+    │   └── BundleFromFuture      22   made by a later version
+    ├── OutputError          writing what was made
+    │   ├── DiskFull              30
+    │   └── NotWritable           31
+    ├── MissingExtra             40   something that `pip install tellapart[train]` brings
+    ├── DeviceNotAvailable       41   asked for cuda or mps on a machine without
+    └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
+
+Exit code 1 is an error nobody foresaw, 2 a wrong command line, 130 Ctrl-C.
+A message is one paragraph: what happened (value, path), what was expected, what was done
+about it, and the option or command that cures it.
+"""
+
+from __future__ import annotations
+
+
+class TellapartError(Exception):
+    """Base of all errors that carry a message for the user."""
+
+    exit_code = 1
+
+
+class DataError(TellapartError):
+    """The pictures or the way they lie in folders."""
+
+
+class DataNotFound(DataError):
+    """There is nothing at the path that was given."""
+
+    exit_code = 3
+
+
+class NotEnoughClasses(DataError):
+    """Telling apart needs two classes or more."""
+
+    exit_code = 4
+
+
+class TooFewPictures(DataError):
+    """A class has too few readable pictures to learn from."""
+
+    exit_code = 5
+
+
+class NoReadablePicture(DataError):
+    """Not one of the files could be read as a picture."""
+
+    exit_code = 6
+
+
+class AmbiguousData(DataError):
+    """The folder can be understood in two ways, and guessing would be silent."""
+
+    exit_code = 7
+
+
+class ClassMismatch(DataError):
+    """The labelled pictures share no class with the classifier."""
+
+    exit_code = 8
+
+
+class BackboneError(TellapartError):
+    """The frozen network or its weights."""
+
+
+class UnknownBackbone(BackboneError):
+    """No backbone has that name."""
+
+    exit_code = 10
+
+
+class WeightsNotFound(BackboneError):
+    """The weights are nowhere on this machine and could not be fetched."""
+
+    exit_code = 11
+
+
+class WeightsRefused(BackboneError):
+    """The weights found are not the ones this backbone needs."""
+
+    exit_code = 12
+
+
+class BundleError(TellapartError):
+    """The .tellapart file."""
+
+
+class BundleNotFound(BundleError):
+    """No file lies where the classifier was expected."""
+
+    exit_code = 20
+
+
+class BundleDamaged(BundleError):
+    """The file is truncated, altered, or not a classifier of ours."""
+
+    exit_code = 21
+
+
+class BundleFromFuture(BundleError):
+    """The file was made by a later version of tellapart."""
+
+    exit_code = 22
+
+
+class OutputError(TellapartError):
+    """A result could not be written."""
+
+
+class DiskFull(OutputError):
+    """The disk has no room for the result."""
+
+    exit_code = 30
+
+
+class NotWritable(OutputError):
+    """The folder or file may not be written."""
+
+    exit_code = 31
+
+
+class MissingExtra(TellapartError):
+    """Something is needed that only an optional part of the install brings."""
+
+    exit_code = 40
+
+
+class DeviceNotAvailable(TellapartError):
+    """The device that was asked for is not on this machine."""
+
+    exit_code = 41
+
+
+class UnreadablePicture(TellapartError):
+    """A file is not a picture that can be read whole; the message says what it is instead."""
+
+    exit_code = 50

@@ -1,0 +1,78 @@
+"""Logits to probabilities that mean what they say.
+
+`softmax` is imported wherever predictions are made, so this module costs only numpy to import.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TEMPERATURE_MIN = 0.05
+TEMPERATURE_MAX = 20.0
+
+
+def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float32]:
+    """Return the probabilities (N, K) float32 of `logits` (N, K), rows summing to one.
+
+    A temperature above one makes them less sure, below one surer; the order stays.
+    """
+    if not temperature > 0:
+        raise ValueError(f"The temperature is {temperature}, but it must be above zero.")
+    # The maximum goes first: a large logit over a small temperature must not overflow.
+    probs = np.asarray(logits - logits.max(axis=1, keepdims=True), dtype=np.float32)
+    probs /= temperature
+    np.exp(probs, out=probs)
+    probs /= probs.sum(axis=1, keepdims=True)
+    return probs
+
+
+def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
+    """Return the temperature for which softmax(logits / temperature) has the least log loss.
+
+    `logits` (N, K) must come from pictures that the network did not learn from (`labels` (N,)).
+    The loss has one minimum (Guo et al. 2017, On Calibration of Modern Neural Networks, section
+    4.2). It is searched between 0.05 and 20: where every picture is right there is no minimum,
+    sharper is always better, and the answer stays inside these bounds.
+    """
+    if len(labels) == 0:
+        raise ValueError("There is no picture to fit a temperature on: give one or more.")
+    from scipy.optimize import minimize_scalar
+
+    centred = np.asarray(logits - logits.max(axis=1, keepdims=True), dtype=np.float32)
+    own = np.take_along_axis(centred, labels[:, None], axis=1).mean(dtype=np.float64)
+    # Labels smoothed by 1 / (N + 1), as if one more picture were spread over all classes: without
+    # it, twenty pictures that are all right end at the sharpest temperature allowed and claim
+    # certainty (mean confidence 1.000; with it 0.975). On 6552 it moves T by less than 0.1 %.
+    share = 1 / (len(labels) + 1)
+    own = (1 - share) * own + share * centred.mean(dtype=np.float64)
+    room = np.empty_like(centred)
+
+    def log_loss(log_temperature: float) -> float:
+        sharpness = math.exp(-log_temperature)
+        np.exp(np.multiply(centred, np.float32(sharpness), out=room), out=room)
+        return float(np.log(room.sum(axis=1, dtype=np.float64)).mean() - own * sharpness)
+
+    bounds = (math.log(TEMPERATURE_MIN), math.log(TEMPERATURE_MAX))
+    found = minimize_scalar(log_loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    return math.exp(found.x)
+
+
+def expected_calibration_error(
+    probs: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], bins: int = 15
+) -> float:
+    """Return how far confidence and accuracy lie apart, 0 to 1, averaged over the pictures.
+
+    Pictures are put into `bins` bins of equal width by the probability of their predicted class
+    (Guo et al. 2017, equation 3): at 0.03, pictures called 90 % sure
+    are right about 87 or 93 % of the time.
+    """
+    if len(labels) == 0:
+        raise ValueError("There is no picture to measure calibration on: give one or more.")
+    confidence = probs.max(axis=1).astype(np.float64)
+    surplus = confidence - (probs.argmax(axis=1) == labels)
+    bin_of = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return float(np.abs(np.bincount(bin_of, weights=surplus)).sum() / len(labels))

@@ -1,0 +1,216 @@
+"""The facts of one training, or of one evaluation, as a page that opens anywhere.
+
+A section of the page is a field of `Report` plus a block of `report.html.jinja` that prints it:
+a new section adds one of each.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.data.inspection import Finding
+from tellapart.evaluation.charts import LineChart, line_chart, round_step
+from tellapart.evaluation.scores import ClassScore, Scores
+
+# Up to so many classes the counts of the confusion matrix fit on a page and can be read.
+ANNOTATED_CLASSES = 20
+PAIRS_SHOWN = 15
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A picture of the scored split that was predicted wrongly; classes are display names."""
+
+    path: str
+    actual: str
+    predicted: str
+    confidence: float
+    thumbnail_jpeg: bytes
+
+
+@dataclass(frozen=True)
+class ProbePoint:
+    """What one strength of regularisation (`l2` > 0) scored out-of-fold inside train.
+
+    Exactly one point of a path is the `chosen` one.
+    """
+
+    l2: float
+    log_loss: float
+    accuracy: float
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The temperature and the expected calibration error without and with it.
+
+    `measured_on` says in words on which pictures, such as "out-of-fold inside train".
+    """
+
+    temperature: float
+    error_before: float
+    error_after: float
+    measured_on: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the page shows, as plain data.
+
+    `made_on` is an ISO date and time. `summary` are sentences in plain words. `scores` is None
+    where no split was set aside to score; `selected_on` says that the scored pictures also helped
+    to choose. `counts` maps a split to its pictures per class, in the order of `classes`.
+    `speed_s` maps a stage to its seconds. Empty fields and None leave their section out.
+    """
+
+    title: str
+    made_on: str
+    summary: tuple[str, ...]
+    classes: tuple[str, ...]
+    counts: Mapping[str, tuple[int, ...]]
+    scores: Scores | None
+    scored_split: str | None = None
+    selected_on: bool = False
+    findings: tuple[Finding, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
+    probe_path: tuple[ProbePoint, ...] = ()
+    calibration: Calibration | None = None
+    speed_s: Mapping[str, float] | None = None
+    pictures_per_s: float | None = None
+    facts: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse counts or scores that are not about `classes`: their rows would be misnamed."""
+        lengths = {split: len(counts) for split, counts in self.counts.items()}
+        if any(length != len(self.classes) for length in lengths.values()):
+            raise ValueError(f"The counts are of {lengths} classes, not of {len(self.classes)}.")
+        if self.scores and self.scores.classes != self.classes:
+            raise ValueError("The classes of the scores are not the classes of the report.")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the confusion matrix that is not empty; `share` is of its row."""
+
+    row: int
+    column: int
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart of the section on regularisation, with the words that go with it."""
+
+    name: str
+    chart: LineChart
+    chosen: int
+    chosen_label: str
+
+
+def render(report: Report) -> str:
+    """Return the report as one HTML page that needs no other file and asks for none.
+
+    Style, charts and thumbnails are inside it; names of classes and files are escaped.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    page = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page.filters |= {"percent": percent, "duration": _duration, "data_uri": _data_uri}
+    template = page.from_string(
+        files("tellapart.evaluation").joinpath("report.html.jinja").read_text("utf-8")
+    )
+    scores = report.scores
+    return template.render(
+        report=report,
+        scores=scores,
+        class_ticks=_class_ticks(len(report.classes)),
+        cells=_cells(scores) if scores else [],
+        annotated=len(report.classes) <= ANNOTATED_CLASSES,
+        confused=_most_confused(scores) if scores else [],
+        hardest_first=_hardest_first(scores) if scores else [],
+        panels=_panels(report.probe_path),
+    )
+
+
+def worst_mistakes(
+    probs: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], limit: int = 24
+) -> NDArray[np.int64]:
+    """Return the rows of `probs` (N, K) that are wrong about `labels` (N,), the surest first."""
+    wrong = np.flatnonzero(probs.argmax(axis=1) != labels)
+    surest_first = np.argsort(-probs[wrong].max(axis=1), kind="stable")
+    return wrong[surest_first][:limit].astype(np.int64)
+
+
+def percent(share: float) -> str:
+    """Return `share` as "95.1 %"; only a share of exactly one reads "100.0 %"."""
+    shown = f"{100 * share:.1f}"
+    if shown == "100.0" and share < 1:
+        shown = "99.9"
+    return f"{shown}\N{NO-BREAK SPACE}%"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f}\N{NO-BREAK SPACE}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}\N{NO-BREAK SPACE}min {rest:02d}\N{NO-BREAK SPACE}s"
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + b64encode(jpeg).decode("ascii")
+
+
+def _class_ticks(class_count: int) -> range:
+    """Return about five round class numbers, counted from 1, to write along the heat map."""
+    step = max(1, round(round_step(class_count / 6)))
+    return range(step, class_count + 1, step)
+
+
+def _cells(scores: Scores) -> list[Cell]:
+    """Return the cells that are not empty, row by row."""
+    rows, columns = np.nonzero(scores.confusion)
+    counts = scores.confusion[rows, columns]
+    shares = counts / scores.confusion.sum(axis=1)[rows]
+    return [
+        Cell(*found)
+        for found in zip(
+            rows.tolist(), columns.tolist(), counts.tolist(), shares.tolist(), strict=True
+        )
+    ]
+
+
+def _most_confused(scores: Scores) -> list[Cell]:
+    wrong = [cell for cell in _cells(scores) if cell.row != cell.column]
+    return sorted(wrong, key=lambda cell: (-cell.count, -cell.share))[:PAIRS_SHOWN]
+
+
+def _hardest_first(scores: Scores) -> list[tuple[int, ClassScore]]:
+    """Return the classes with their numbers (from 1), least recall first, without pictures last."""
+    numbered = enumerate(scores.per_class, start=1)
+    return sorted(numbered, key=lambda row: (row[1].n == 0, row[1].recall, row[1].f1))
+
+
+def _panels(path: Sequence[ProbePoint]) -> list[Panel]:
+    if not path:
+        return []
+    points = sorted(path, key=lambda point: point.l2)
+    chosen = [point.chosen for point in points].index(True)
+    l2 = [point.l2 for point in points]
+    accuracy = [100 * point.accuracy for point in points]
+    loss = [point.log_loss for point in points]
+    at = f"chosen {l2[chosen]:.2g}: "
+    return [
+        Panel("Accuracy in %", line_chart(l2, accuracy), chosen, f"{at}{accuracy[chosen]:.1f} %"),
+        Panel("Log loss", line_chart(l2, loss), chosen, f"{at}{loss[chosen]:.3f}"),
+    ]

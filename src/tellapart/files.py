@@ -1,0 +1,86 @@
+"""Writing files so that a reader never meets a half-written one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tellapart.errors import DiskFull, NotWritable, OutputError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path` in one step.
+
+    On any error, Ctrl-C included, `path` is left as it was and the temporary file is removed.
+
+    Raises:
+        DiskFull, NotWritable: instead of the OSError that says so.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            # Else a power cut can leave the new name with no bytes behind it.
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a whole file or nothing.
+
+    Raises:
+        DiskFull, NotWritable.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def check_writable(path: Path) -> None:
+    """Find out now, not after minutes of work, whether `path` can be written.
+
+    Raises:
+        DiskFull, NotWritable.
+    """
+    if path.is_dir():
+        raise NotWritable(
+            f"{path} is a folder; expected the name of a file to write. Nothing was done. "
+            f"Give a file name with -o."
+        )
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        probe.write_bytes(b"probe")
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        if probe.exists():
+            probe.unlink()
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """Turn an OSError met while writing `path` into a message that cures."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DiskFull(
+            f"{path} could not be written: {reason}. Nothing half-written was left behind. "
+            f"Make room, or choose another place with -o; `tellapart cache --prune` frees what "
+            f"is kept from earlier runs."
+        )
+    if isinstance(error, FileNotFoundError):
+        return NotWritable(
+            f"{path} could not be written: the folder {path.parent} does not exist. "
+            f"Nothing was written. Make the folder, or choose another place with -o."
+        )
+    return NotWritable(
+        f"{path} could not be written: {reason}. Nothing was changed. "
+        f"Choose a place you may write to with -o."
+    )

@@ -1,0 +1,174 @@
+"""Load a classifier and ask it about pictures. Needs no torch."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.backbones.openvino_runtime import OpenVinoRuntime, Precision
+from tellapart.bundle.bundle import Bundle, open_bundle
+from tellapart.bundle.manifest import Manifest
+from tellapart.data.pixels import Pixels, decode_many, evaluation_pixels, read_file
+from tellapart.errors import UnreadablePicture
+from tellapart.evaluation.calibration import softmax
+
+# Below this many pictures one at a time is sooner done than a compiled stream of batches.
+FEW = 24
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture.
+
+    `top` holds (class, probability) pairs, the most probable first. A picture that could not be
+    read has `error` set and no label.
+    """
+
+    path: str
+    label: str | None
+    confidence: float | None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the answer as plain JSON types, keys as documented for `predict --json`."""
+        return {
+            "path": self.path,
+            "label": self.label,
+            "confidence": self.confidence,
+            "top": [{"label": label, "confidence": value} for label, value in self.top],
+            "error": self.error,
+        }
+
+
+class Classifier:
+    """A trained classifier, read from one file.
+
+    >>> cats = Classifier.load("pets.tellapart")              # doctest: +SKIP
+    >>> cats.predict(["a.jpg", "b.jpg"])[0].label             # doctest: +SKIP
+    'cat'
+    """
+
+    def __init__(self, bundle: Bundle, precision: Precision | None = None) -> None:
+        self._bundle = bundle
+        self._precision = precision
+
+    @classmethod
+    def load(cls, path: str | Path, precision: Precision | None = None) -> Classifier:
+        """Open a .tellapart file.
+
+        precision: "bf16" or "f32"; None takes what is fastest on this machine.
+
+        Raises:
+            BundleNotFound, BundleDamaged, BundleFromFuture.
+        """
+        return cls(open_bundle(path), precision)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The facts of this classifier."""
+        return self._bundle.manifest
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of every array of size K."""
+        return self.manifest.classes
+
+    def predict(self, pictures: Iterable[str | Path], top: int = 5) -> list[Prediction]:
+        """Answer for each picture file, in order; unreadable ones have `error` set."""
+        return list(self.stream([str(path) for path in pictures], top))
+
+    def stream(self, paths: Sequence[str], top: int = 5) -> Iterator[Prediction]:
+        """Answer for each picture file, in order, in bounded memory."""
+        for path, result in zip(paths, self.logits(paths), strict=True):
+            if isinstance(result, UnreadablePicture):
+                yield Prediction(path, None, None, error=str(result))
+            else:
+                yield self._prediction(path, self.probabilities(result[None])[0], top)
+
+    def logits(self, paths: Sequence[str]) -> Iterator[NDArray[np.float32] | UnreadablePicture]:
+        """Yield (K,) logits of each picture file in order, or why it could not be read."""
+        pixels = decode_many(paths, self._read, workers=1 if len(paths) == 1 else None)
+        errors: dict[int, UnreadablePicture] = {}
+        fed: list[int] = []
+
+        def readable() -> Iterator[Pixels]:
+            for row, picture in enumerate(pixels):
+                if isinstance(picture, UnreadablePicture):
+                    errors[row] = picture
+                else:
+                    fed.append(row)
+                    yield picture
+
+        runtime = self._few if len(paths) < FEW else self._many
+        answers = runtime.run(readable())
+        row = 0
+        for n_answers, features in enumerate(answers):
+            while row < fed[n_answers]:
+                yield errors.pop(row)
+                row += 1
+            yield self.head(features[None])[0]
+            row += 1
+        for last in range(row, len(paths)):
+            yield errors.pop(last)
+
+    def head(self, features: NDArray[np.float16]) -> NDArray[np.float32]:
+        """Compute (N, K) logits of (N, D) features, in 32 bits as in training."""
+        weight, bias = self._head
+        logits: NDArray[np.float32] = features.astype(np.float32) @ weight.T + bias
+        return logits
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Turn (N, K) logits into calibrated probabilities."""
+        return softmax(logits, self.manifest.calibration.temperature)
+
+    def _prediction(self, path: str, probs: NDArray[np.float32], top: int) -> Prediction:
+        best = np.argsort(-probs, kind="stable")[:top]
+        pairs = tuple((self.classes[index], float(probs[index])) for index in best)
+        first = int(probs.argmax())
+        return Prediction(path, self.classes[first], float(probs[first]), pairs)
+
+    def _read(self, path: str) -> Pixels:
+        return evaluation_pixels(read_file(path), self.manifest.preprocessing)
+
+    @cached_property
+    def _few(self) -> OpenVinoRuntime:
+        return OpenVinoRuntime(self._bundle.graph, precision=self._precision, latency=True)
+
+    @cached_property
+    def _many(self) -> OpenVinoRuntime:
+        return OpenVinoRuntime(self._bundle.graph, precision=self._precision)
+
+    @cached_property
+    def _head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        built = self.__dict__.get("_few") or self._many
+        return built.constant("head.weight"), built.constant("head.bias")
+
+
+def expand(inputs: Iterable[str]) -> list[str]:
+    """Turn files, folders (with everything below) and glob patterns into picture paths, in order.
+
+    A path that is nothing of these stays as it is, so that it is answered with an error.
+    """
+    from tellapart.data.pixels import PICTURE_SUFFIXES
+
+    paths: list[str] = []
+    for given in inputs:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            found = sorted(path.rglob("*"))
+            paths += [str(file) for file in found if file.suffix.lower() in PICTURE_SUFFIXES]
+        elif path.exists() or not glob.has_magic(given):
+            paths.append(given)
+        else:
+            # Path.glob takes no absolute pattern.
+            matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207
+            paths += matches or [given]
+    return paths
