@@ -8,15 +8,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from tellapart.errors import TellapartError
     from tellapart.inference.classifier import Classifier, Prediction
     from tellapart.pipeline import Evaluation, TrainResult, evaluate, train
-
-__version__ = version("tellapart")
 
 __all__ = [
     "Classifier",
@@ -44,4 +42,8 @@ def __getattr__(name: str) -> Any:
     """Import on first use: `tellapart --help` must not wait for numerical libraries."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tellapart")
     raise AttributeError(f"module 'tellapart' has no attribute {name!r}")

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from tellapart.data.pixels import Pixels
+
+
+def _import_openvino() -> ModuleType:
+    """Import OpenVINO without its model converter, which is not used here.
+
+    Importing the converter sends a usage event over the network, unasked, and writes an
+    identifier into the home directory (OpenVINO 2026.4, openvino/tools/ovc/__init__.py). Nothing
+    of tellapart may do that. It also takes a third of the import's time.
+    """
+    converter = "openvino.tools.ovc"
+    if "openvino" in sys.modules:
+        return import_module("openvino")
+    sys.modules[converter] = None  # type: ignore[assignment]
+    try:
+        return import_module("openvino")
+    finally:
+        # Others in this process may want it, and import it knowingly.
+        del sys.modules[converter]
+
+
+ov = _import_openvino()
 
 Precision = Literal["bf16", "f32"]
 
@@ -130,7 +153,7 @@ def as_kept(values: NDArray[np.float32]) -> NDArray[np.float16]:
 
 
 @cache
-def _core() -> ov.Core:
+def _core() -> Any:
     """Make the one Core of this process: it loads plugins."""
     return ov.Core()
 
