@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -10,15 +11,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
-from tellapart.errors import TellapartError, UnreadablePicture
+from tellapart.errors import NoReadablePicture, TellapartError
 
 if TYPE_CHECKING:
     from tellapart.inference.classifier import Prediction
     from tellapart.progress import Progress
 
+
+class _Stopped(Exception):
+    """Ctrl-C, in a shape that reaches `main`: typer would end the process without a word."""
+
+
+class _NobodyReads(Exception):
+    """A closed pipe, in a shape that reaches `main`: typer would call it a failure."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command, and leave it to `main` how an interrupted one ends."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Stopped from error
+        except BrokenPipeError as error:
+            raise _NobodyReads from error
+
+
 app = typer.Typer(
     name="tellapart",
+    cls=_Commands,
     help="Tell pictures apart: a folder of labelled pictures in, a classifier in one file out.",
     no_args_is_help=True,
     add_completion=False,
@@ -123,6 +146,11 @@ def predict(
         raise typer.BadParameter("--json and --csv exclude each other.")
     classifier = Classifier.load(model)
     paths = expand(pictures)
+    if not paths:
+        raise NoReadablePicture(
+            f"There are no pictures below {', '.join(pictures)}. Expected files, folders that hold "
+            f"pictures, or patterns that match some. Nothing was predicted. Check the path."
+        )
     print_one = _json_line if as_json else _csv_writer() if as_csv else _text_lines
     failed = 0
     with _progress(quiet, verbose).bar("Predicting", len(paths), "pictures") as advance:
@@ -131,9 +159,9 @@ def predict(
             failed += prediction.error is not None
             advance(1)
     if failed == len(paths):
-        raise UnreadablePicture(
+        raise NoReadablePicture(
             f"None of the {len(paths)} pictures could be read. Expected picture files, folders "
-            f"or patterns; the reason for each stands beside it."
+            f"or patterns; the reason for each stands beside it. Check the paths and the files."
         )
 
 
@@ -292,17 +320,24 @@ def demo(
 
 def main() -> None:
     """Run the command line; errors become one paragraph and an exit code of their own."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding cannot say must not end a run.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        finally:
+            # Now rather than at exit, where nothing can be done about a closed pipe.
+            sys.stdout.flush()
     except TellapartError as error:
         _stop(str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except (_Stopped, KeyboardInterrupt):
         _stop(
             "Stopped. Nothing half-written was left behind, and what was computed is kept: "
             "the same command goes on from there.",
             130,
         )
-    except BrokenPipeError:
+    except (_NobodyReads, BrokenPipeError):
         # The reader has had enough (`| head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -332,7 +367,8 @@ def _progress(quiet: bool, verbose: bool) -> Progress:
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    # ASCII alone: right in every encoding, and the only way to say a name that is no UTF-8.
+    print(json.dumps(value))
 
 
 def _json_line(prediction: Prediction) -> None:

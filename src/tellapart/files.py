@@ -11,12 +11,17 @@ from pathlib import Path
 
 from tellapart.errors import DiskFull, NotWritable, OutputError
 
+# What the user can do when a result, or something kept between runs, cannot be written.
+ELSEWHERE = "choose another place with -o"
+ELSEWHERE_KEPT = "set TELLAPART_CACHE to another folder"
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, cure: str = ELSEWHERE) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path` in one step.
 
     On any error, Ctrl-C included, `path` is left as it was and the temporary file is removed.
+    `cure` says in the error's message how to write somewhere else.
 
     Raises:
         DiskFull, NotWritable: instead of the OSError that says so.
@@ -29,20 +34,24 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise output_error(path, error) from error
+        raise output_error(path, error, cure) from error
     finally:
         if temporary.exists():
             temporary.unlink()
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, cure: str = ELSEWHERE) -> None:
     """Write a whole file or nothing.
+
+    What UTF-8 cannot say, as the bytes of a file name in another encoding, is written as \\udcXX.
 
     Raises:
         DiskFull, NotWritable.
     """
-    with replacing(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+    if isinstance(data, str):
+        data = data.encode(errors="backslashreplace")
+    with replacing(path, cure) as temporary:
+        temporary.write_bytes(data)
 
 
 def check_writable(path: Path) -> None:
@@ -66,21 +75,20 @@ def check_writable(path: Path) -> None:
             probe.unlink()
 
 
-def output_error(path: Path, error: OSError) -> OutputError:
+def output_error(path: Path, error: OSError, cure: str = ELSEWHERE) -> OutputError:
     """Turn an OSError met while writing `path` into a message that cures."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DiskFull(
             f"{path} could not be written: {reason}. Nothing half-written was left behind. "
-            f"Make room, or choose another place with -o; `tellapart cache --prune` frees what "
-            f"is kept from earlier runs."
+            f"Make room, or {cure}; `tellapart cache --prune` frees what is kept from earlier runs."
         )
     if isinstance(error, FileNotFoundError):
         return NotWritable(
             f"{path} could not be written: the folder {path.parent} does not exist. "
-            f"Nothing was written. Make the folder, or choose another place with -o."
+            f"Nothing was written. Make the folder, or {cure}."
         )
     return NotWritable(
         f"{path} could not be written: {reason}. Nothing was changed. "
-        f"Choose a place you may write to with -o."
+        f"Get the right to write there, or {cure}."
     )

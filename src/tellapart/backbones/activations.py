@@ -2,17 +2,20 @@
 
 A kept set is a folder of shards. A shard is one .npy file of (digest, activation) records,
 written whole or not at all, so a run that is killed loses at most the last shard, and two runs
-may write at once. Sets are keyed by everything that can change the numbers: the graph with its
-weights, the preprocessing, the code and libraries that decode, the runtime and its precision,
-the output, and the view. A picture in a set is keyed by the hash of its bytes.
+may write at once. Its name ends in its checksum, so one that the disk damaged is never used.
+
+Sets are keyed by everything that can change the numbers: the graph with its weights, the
+preprocessing, the code and libraries that decode, the runtime and its precision, the output, and
+the view. A picture in a set is keyed by the hash of its bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import secrets
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +31,7 @@ from numpy.typing import NDArray
 from tellapart.backbones.cache import cache_folder, describe, mark_used
 from tellapart.data.pixels import Pixels, Preprocessing, decode_many
 from tellapart.errors import OutputError, UnreadablePicture
-from tellapart.files import replacing
+from tellapart.files import ELSEWHERE_KEPT, write_atomically
 from tellapart.progress import Progress
 
 # A shard is written when it holds this many pictures or is this old: what a kill can lose.
@@ -95,11 +98,14 @@ class KeptSet:
         shape = values[0].shape
         records = np.empty(len(digests), dtype=[("digest", "S32"), ("activation", "<f2", shape)])
         records["digest"], records["activation"] = digests, values
-        path = self.folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}.npy"
+        # Through memory: on a full disk numpy's own writing loses the reason.
+        file = io.BytesIO()
+        np.save(file, records)
+        data = file.getvalue()
+        path = self.folder / f"{time.time_ns():020d}-{zlib.crc32(data):08x}.npy"
         try:
             describe(self.folder, self._facts)
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.save(file, records)
+            write_atomically(path, data, ELSEWHERE_KEPT)
         except OutputError as error:
             self._take(records)
             return error
@@ -108,12 +114,13 @@ class KeptSet:
 
     def _open(self, path: Path) -> None:
         try:
-            records = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError):
-            # Damaged by the disk, or pruned by another run: it is computed again.
-            path.unlink(missing_ok=True)
+            if f"{_checksum(path):08x}" == path.stem.rpartition("-")[2]:
+                self._take(np.load(path, mmap_mode="r"))
+            else:
+                path.unlink(missing_ok=True)
+        except OSError:
+            # Pruned by another run, or damaged and read-only: it is computed again.
             return
-        self._take(records)
 
     def _take(self, records: NDArray[Any]) -> None:
         for row, digest in enumerate(records["digest"]):
@@ -217,6 +224,14 @@ class _Shard:
         self._digests: list[bytes] = []
         self._values: list[NDArray[np.float16]] = []
         self._since = time.monotonic()
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 @cache

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from tellapart.files import output_error, write_atomically
+from tellapart.files import ELSEWHERE_KEPT, output_error, write_atomically
 
 DEFAULT_LIMIT_GB = 10.0
 
@@ -76,13 +76,15 @@ def describe(folder: Path, facts: dict[str, str]) -> None:
     Raises:
         DiskFull, NotWritable.
     """
+    about = folder / "about.json"
+    text = json.dumps(facts, indent=1, sort_keys=True).encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        known = about.exists() and about.read_bytes() == text
     except OSError as error:
-        raise output_error(folder, error) from error
-    about = folder / "about.json"
-    if not about.exists():
-        write_atomically(about, json.dumps(facts, indent=1, sort_keys=True))
+        raise output_error(folder, error, ELSEWHERE_KEPT) from error
+    if not known:
+        write_atomically(about, text, ELSEWHERE_KEPT)
 
 
 def _item(folder: Path, kind: str) -> KeptItem:
@@ -93,6 +95,14 @@ def _item(folder: Path, kind: str) -> KeptItem:
         )
     except (OSError, ValueError):
         about = "incomplete"
-    size = sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
-    stat_time = folder.stat().st_mtime if folder.exists() else time.time()
-    return KeptItem(folder, kind, about, size / 1e6, stat_time)
+    facts_of = [found for file in [folder, *folder.glob("*")] if (found := _stat(file))]
+    size = sum(found.st_size for found in facts_of if stat.S_ISREG(found.st_mode))
+    return KeptItem(folder, kind, about, size / 1e6, facts_of[0].st_mtime if facts_of else 0.0)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """Look at a file that another run may rename or delete at any moment."""
+    try:
+        return path.stat()
+    except OSError:
+        return None

@@ -36,6 +36,8 @@ class Extractor:
             self.backbone.name, self.frozen.graph, preprocessing, self.runtime, "features"
         )
         read = partial(read_pixels, preprocessing=preprocessing)
+        if self.frozen.not_kept:
+            progress.say(f"Going on without keeping the network: {self.frozen.not_kept}")
         return compute(paths, digests, read, self.runtime, kept, progress)
 
 

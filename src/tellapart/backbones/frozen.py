@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
 from tellapart.backbones.cache import cache_folder, describe, mark_used
 from tellapart.backbones.registry import Backbone
 from tellapart.backbones.weights import Weights
-from tellapart.errors import MissingExtra
-from tellapart.files import write_atomically
+from tellapart.errors import MissingExtra, OutputError
+from tellapart.files import ELSEWHERE_KEPT, write_atomically
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class FrozenBackbone:
     graph: ONNX bytes; input `pixels` (batch, S, S, 3) uint8, outputs `features` (batch, D) and,
         where a class map exists, `maps` (batch, C, H, W).
     weights: safetensors bytes, under the architecture's own names.
+    not_kept: why the next run will have to prepare it again; None where it was kept.
     """
 
     backbone: Backbone
     graph: bytes
     weights: bytes
+    not_kept: OutputError | None = None
 
 
 def freeze(backbone: Backbone, weights: Weights) -> FrozenBackbone:
@@ -59,8 +61,7 @@ def freeze(backbone: Backbone, weights: Weights) -> FrozenBackbone:
         export_graph(network, backbone.preprocessing),
         save({name: value.contiguous() for name, value in network.state_dict().items()}),
     )
-    _keep(folder, frozen, weights)
-    return frozen
+    return replace(frozen, not_kept=_keep(folder, frozen, weights))
 
 
 def _key(backbone: Backbone, weights: Weights) -> str:
@@ -75,19 +76,25 @@ def _read(folder: Path, backbone: Backbone) -> FrozenBackbone | None:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         graph = (folder / "graph.onnx").read_bytes()
         weights = (folder / "weights.safetensors").read_bytes()
-    except (OSError, ValueError):
+        expected = [about["graph_sha256"], about["weights_sha256"]]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    whole = hashlib.sha256(graph).hexdigest() == about["graph_sha256"]
+    whole = [hashlib.sha256(data).hexdigest() for data in (graph, weights)] == expected
     return FrozenBackbone(backbone, graph, weights) if whole else None
 
 
-def _keep(folder: Path, frozen: FrozenBackbone, weights: Weights) -> None:
+def _keep(folder: Path, frozen: FrozenBackbone, weights: Weights) -> OutputError | None:
+    """Keep it for later runs; this one goes on without where that cannot be done."""
     facts = {
         "backbone": frozen.backbone.name,
         "weights": weights.origin,
         "graph_sha256": hashlib.sha256(frozen.graph).hexdigest(),
+        "weights_sha256": hashlib.sha256(frozen.weights).hexdigest(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "graph.onnx", frozen.graph)
-    write_atomically(folder / "weights.safetensors", frozen.weights)
-    describe(folder, facts)
+    try:
+        describe(folder, facts)
+        write_atomically(folder / "graph.onnx", frozen.graph, ELSEWHERE_KEPT)
+        write_atomically(folder / "weights.safetensors", frozen.weights, ELSEWHERE_KEPT)
+    except OutputError as error:
+        return error
+    return None

@@ -32,6 +32,7 @@ MEMBERS = frozenset(
         "report.html",
     }
 )
+OPTIONAL = frozenset({"features.safetensors"})
 # A manifest of a thousand long class names is under 1 MB.
 _MAX_MANIFEST_BYTES = 64_000_000
 
@@ -136,7 +137,7 @@ def open_bundle(path: str | Path) -> Bundle:
     except ValueError as error:
         first = str(error).splitlines()[:3]
         raise _damaged(path, f"its manifest is wrong ({' '.join(first)})") from error
-    if not {"graph.onnx", "weights.safetensors"} <= manifest.sha256.keys() <= MEMBERS:
+    if not MEMBERS - OPTIONAL <= manifest.sha256.keys() | {"manifest.json"} <= MEMBERS:
         raise _damaged(path, "its manifest does not list what a bundle holds")
     return Bundle(path, manifest)
 
@@ -154,7 +155,9 @@ def write_bundle(
     Raises:
         DiskFull, NotWritable.
     """
-    members = {"graph.onnx": graph, "weights.safetensors": weights, "report.html": report.encode()}
+    # The bytes of a file name that is no UTF-8 are written as \\udcXX.
+    page = report.encode(errors="backslashreplace")
+    members = {"graph.onnx": graph, "weights.safetensors": weights, "report.html": page}
     if features is not None:
         members["features.safetensors"] = _features_bytes(features)
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,15 +161,17 @@ def expand(inputs: Iterable[str]) -> list[str]:
     from tellapart.data.pixels import PICTURE_SUFFIXES
 
     paths: list[str] = []
-    for given in inputs:
-        path = Path(given).expanduser()
-        if path.is_dir():
-            found = sorted(path.rglob("*"))
-            paths += [str(file) for file in found if file.suffix.lower() in PICTURE_SUFFIXES]
-        elif path.exists() or not glob.has_magic(given):
-            paths.append(given)
+    for path in map(os.path.expanduser, inputs):
+        # pathlib raises for a name that is too long, and takes no absolute pattern.
+        if os.path.isdir(path):  # noqa: PTH112
+            found = sorted(Path(path).rglob("*"))
+            paths += [
+                str(file)
+                for file in found
+                if file.suffix.lower() in PICTURE_SUFFIXES and not file.is_dir()
+            ]
+        elif os.path.lexists(path) or not glob.has_magic(path):
+            paths.append(path)
         else:
-            # Path.glob takes no absolute pattern.
-            matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207
-            paths += matches or [given]
+            paths += sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207
     return paths
