@@ -23,7 +23,7 @@ check: $(INSTALLED)  ## style, types, layers
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED)  ## run every script in benchmarks/, one after the other
-	@for script in $(sort $(wildcard benchmarks/*.py)); do \
+	@for script in $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py))); do \
 	    echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
 	done
 

@@ -156,6 +156,9 @@ def report(
     print(", ".join(f"{name} {value}" for name, value in vars(given).items()) + "\n")
     header = ["figure", "median", "range", "repeats", "target", ""]
     print(table(header, [figure.row() for figure in figures]))
+    if (machine["load_1_min"] or 0) >= 1:
+        print("\nOthers were computing: threads that wait for each other, as in the plain loop,")
+        print("suffer most, so ratios flatter tellapart. Measure again on a quiet machine.")
     if given.quick:
         print("\nA quick run shows that the script works, no more. Not recorded.")
         return

@@ -23,7 +23,7 @@ def main() -> None:
         model = Path(folder, "model.tellapart")
         print("Training the classifier to start ...", file=sys.stderr)
         timed(tellapart("train", photos, "-o", model, "--quiet"), TELLAPART_CACHE=folder)
-        commands = {
+        commands: dict[str, list[str | Path]] = {
             "predict": tellapart("predict", model, *pictures, "--quiet", "--json"),
             "import timm": [sys.executable, "-c", "import timm"],
             "--help": tellapart("--help"),

@@ -153,13 +153,16 @@ def train(
     with progress.stage("total"):
         target = _output_path(Path(data), output)
         catalog = scan(data, progress)
+        sides = _remembered_sides(target)
+        # Refuse before time is spent what would be refused after: sides need no pixels.
+        assign_splits(catalog, split, sides)
         with progress.stage("prepare"):
             extractor = open_extractor(backbone, Path(weights) if weights else None, device)
         progress.say(_what_was_understood(catalog, extractor))
         with progress.stage("features"):
             found = extractor.features(catalog.paths.tolist(), catalog.digests.tolist(), progress)
         catalog, features = _readable(catalog, found.values, found.unreadable)
-        catalog = assign_splits(catalog, split, _remembered_sides(target))
+        catalog = assign_splits(catalog, split, sides)
         with progress.stage("fit"):
             learned = _learn(catalog, features, progress)
         with progress.stage("score"):
@@ -249,7 +252,7 @@ def evaluate(
         scores=score(probs, labels[labels >= 0][read], classifier.classes),
         unknown_classes=unknown,
         n_unknown=int((labels < 0).sum()),
-        n_unreadable=read.count(False) + len(catalog.set_aside),
+        n_unreadable=read.count(False),
         split=split,
     )
 
@@ -358,7 +361,8 @@ def _remembered_sides(target: Path) -> Mapping[bytes, str]:
     """Return the sides that the pictures of the bundle to be replaced were on."""
     try:
         old = open_bundle(target)
-        return old.features.sides() if old.has_features else {}
+        # One that scored nothing had everything on one side: that was no choice to stay true to.
+        return old.features.sides() if old.has_features and old.manifest.scores else {}
     except BundleError:
         # There is none, or it cannot be read: then there is nothing to stay true to.
         return {}

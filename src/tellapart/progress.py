@@ -107,6 +107,9 @@ class _LateBar:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            # Results printed meanwhile go above the bar, but only where they are looked at: rich
+            # would send those meant for a file or a pipe to the terminal, too.
+            redirect_stdout=sys.stdout.isatty(),
         )
         bar.add_task(self._what, total=self._total, rate="")
         bar.start()

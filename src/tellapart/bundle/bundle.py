@@ -35,6 +35,9 @@ MEMBERS = frozenset(
 OPTIONAL = frozenset({"features.safetensors"})
 # A manifest of a thousand long class names is under 1 MB.
 _MAX_MANIFEST_BYTES = 64_000_000
+# What reading a damaged zip, or the JSON in it, was seen to raise. RuntimeError is for parts that
+# claim to be encrypted or of a later zip version, and for JSON nested too deep.
+_UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,7 @@ class Bundle:
         try:
             with zipfile.ZipFile(self.path) as file:
                 data = file.read(name)
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise _damaged(self.path, f"{name} cannot be read ({error})") from error
         if hashlib.sha256(data).hexdigest() != self.manifest.sha256[name]:
             raise _damaged(self.path, f"{name} is not what was written")
@@ -129,7 +132,7 @@ def open_bundle(path: str | Path) -> Bundle:
     try:
         with zipfile.ZipFile(path) as file:
             facts = json.loads(_audited_manifest(path, file))
-    except (OSError, zipfile.BadZipFile, ValueError, EOFError) as error:
+    except _UNREADABLE as error:
         raise _damaged(path, f"it cannot be read as a bundle ({error})") from error
     _check_format(path, facts)
     try:

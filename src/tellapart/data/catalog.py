@@ -48,6 +48,7 @@ class SetAside:
 class Catalog:
     """Labelled pictures in a fixed order: by class, then by path.
 
+    root: absolute; links in it are not resolved.
     paths: (N,) as found below `root`, absolute.
     labels: (N,) int64, index into `classes`.
     digests: (N,) 'S32', hexadecimal BLAKE2b of each file's bytes: what a picture is known by.
@@ -105,17 +106,19 @@ class Catalog:
 class _Found:
     """What a walk through the folders has met so far."""
 
-    files: list[tuple[str, str, str]] = field(default_factory=list)  # (class, split, path)
-    empty: list[tuple[str, str]] = field(default_factory=list)  # (class, folder)
+    files: list[tuple[str, str, str]] = field(default_factory=list)  # (class, path, split)
     set_aside: list[SetAside] = field(default_factory=list)
-    other_suffixes: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)  # what kind of file, how many
+
+    def put_aside(self, path: str | Path, reason: str) -> None:
+        self.set_aside.append(SetAside(str(path), reason))
 
 
 def scan(root: str | Path, progress: Progress | None = None, min_classes: int = 2) -> Catalog:
     """Read a folder of class folders, or of split folders that hold class folders.
 
-    A folder named like a split ("train", "val", …) is one when class folders lie in it;
-    pictures straight inside make it a class that happens to have that name.
+    A folder named like a split ("train", "val", …) is one when class folders lie in it; one
+    with nothing but pictures straight inside is a class that happens to have that name.
     min_classes: fewer than these are refused (one is enough to score a classifier on).
 
     Raises:
@@ -123,61 +126,67 @@ def scan(root: str | Path, progress: Progress | None = None, min_classes: int = 
     """
     progress = progress or Progress("quiet")
     root = Path(root).expanduser()
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
+    trouble = _no_folder(root)
+    if trouble:
+        name = root.name or "photos"
         raise DataNotFound(
-            f"{root} {what}. Expected a folder that holds one folder of pictures a class, such as "
-            f"{root.name or 'photos'}/cats and {root.name or 'photos'}/dogs. Check the path."
+            f"{root} {trouble}. Expected a folder that holds one folder of pictures a class, such "
+            f"as {name}/cats and {name}/dogs. Check the path."
         )
+    root = root.absolute()
     found = _Found()
     splits = _split_folders(root)
+    for folder, split in splits:
+        _walk_classes(folder, split, (os.path.realpath(root),), found)
     if splits:
-        for folder, split in splits:
-            _walk_classes(folder, split, found)
-        _note_others_beside(root, {_top_below(root, folder) for folder, _ in splits}, found)
+        _note_others_beside(root, {folder for folder, _ in splits}, found)
     else:
-        _walk_classes(root, "", found)
+        _walk_classes(root, "", (), found)
     return _catalog(root, found, progress, min_classes)
 
 
 def _catalog(root: Path, found: _Found, progress: Progress, min_classes: int) -> Catalog:
     """Check what was found, hash every file, and put it in order."""
+    for kind, count in sorted(found.others.items()):
+        found.put_aside(root, f"{count} x {kind}")
     classes = tuple(sorted({name for name, _, _ in found.files}))
-    for name, folder in found.empty:
-        found.set_aside.append(SetAside(folder, f"no pictures of class {name!r} in it"))
-    for suffix, count in sorted(found.other_suffixes.items()):
-        found.set_aside.append(
-            SetAside(str(root), f"{count} files ending in {suffix or 'nothing'}: not pictures")
-        )
     _check_classes(root, classes, found, min_classes)
     files = sorted(found.files)
     index = {name: label for label, name in enumerate(classes)}
-    paths = [path for _, _, path in files]
+    paths = [path for _, path, _ in files]
     digests, unreadable = _hash_files(paths, progress)
+    if len(unreadable) == len(paths):
+        raise NoReadablePicture(
+            f"Of {len(paths)} pictures in {root}, none could be opened. The first, {paths[0]}, "
+            f"{unreadable[0]}. Nothing was read. Check the permissions of the files."
+        )
     catalog = Catalog(
         root=root,
         classes=classes,
         paths=np.array(paths, dtype=np.str_),
         labels=np.array([index[name] for name, _, _ in files], dtype=np.int64),
         digests=np.array(digests, dtype="S32"),
-        splits=np.array([split for _, split, _ in files], dtype="U5"),
+        splits=np.array([split for _, _, split in files], dtype="U5"),
         set_aside=tuple(found.set_aside),
     )
     return catalog.without(unreadable)
 
 
 def _split_folders(root: Path) -> list[tuple[Path, str]]:
-    """Find the folders that are splits: named like one, with class folders inside."""
+    """Find the folders that are splits: named like one, with class folders inside.
+
+    A stray picture beside these class folders changes nothing, unless classes lie beside this
+    folder too and no other is a split: then it is a class whose pictures lie in subfolders.
+    """
+    folders = _listed(root, _Found())[0]
+    named = [folder for folder in folders if folder.name.lower() in SPLIT_FOLDERS]
+    holders = [holder for folder in named if (holder := _class_holder(folder))]
+    mixed = {holder for holder in holders if _listed(holder, _Found())[1]}
+    if len(folders) > len(named) and len(mixed) == len(holders):
+        return []
     splits: dict[str, Path] = {}
-    for folder in _subfolders(root):
-        split = SPLIT_FOLDERS.get(folder.name.lower())
-        if split is None:
-            continue
-        # Archives often repeat the name: seg_train/seg_train/<class>.
-        inner = [sub for sub in _subfolders(folder) if sub.name.lower() == folder.name.lower()]
-        holder = inner[0] if inner and len(_subfolders(folder)) == 1 else folder
-        if not _subfolders(holder) or _holds_pictures(holder):
-            continue
+    for holder in holders:
+        split = SPLIT_FOLDERS[holder.name.lower()]
         if split in splits:
             raise AmbiguousData(
                 f"{splits[split]} and {holder} both name the {split} split. Expected one folder "
@@ -187,87 +196,129 @@ def _split_folders(root: Path) -> list[tuple[Path, str]]:
     return [(splits[split], split) for split in SPLITS if split in splits]
 
 
-def _walk_classes(folder: Path, split: str, found: _Found) -> None:
+def _class_holder(folder: Path) -> Path | None:
+    """Return the folder that holds a split's class folders; None where there are none."""
+    inside = _listed(folder, _Found())[0]
+    if len(inside) == 1 and inside[0].name.lower() == folder.name.lower():
+        # Archives often repeat the name: seg_train/seg_train/<class>.
+        folder = inside[0]
+        inside = _listed(folder, _Found())[0]
+    return folder if inside else None
+
+
+def _walk_classes(folder: Path, split: str, above: tuple[str, ...], found: _Found) -> None:
     """Take each folder inside as a class, with everything below it."""
-    for entry in _entries(folder, found):
-        if entry.is_dir():
-            before = len(found.files)
-            for path in _pictures_below(entry, found):
-                found.files.append((entry.name, split, path))
-            if len(found.files) == before:
-                found.empty.append((entry.name, str(entry)))
-        elif entry.suffix.lower() in PICTURE_SUFFIXES:
-            found.set_aside.append(SetAside(str(entry), "lies beside the class folders"))
-        else:
-            found.other_suffixes[entry.suffix.lower()] += 1
+    folders, pictures = _listed(folder, found)
+    for picture in pictures:
+        found.put_aside(picture, "lies beside the class folders")
+    for entry in folders:
+        before = len(found.files)
+        for path in _pictures_below(entry, (*above, os.path.realpath(folder)), found):
+            found.files.append((entry.name, path, split))
+        if len(found.files) == before:
+            found.put_aside(entry, f"no pictures of class {entry.name!r} in it")
 
 
-def _pictures_below(folder: Path, found: _Found) -> Iterator[str]:
-    """Yield the picture files below a folder; links are followed, loops are not."""
-    stack: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
+def _pictures_below(folder: Path, above: tuple[str, ...], found: _Found) -> Iterator[str]:
+    """Yield the picture files below a folder; links are followed, loops are not.
+
+    above: the real paths of the folders that led here.
+    """
+    stack = [(folder, above)]
+    seen: set[str] = set()
     while stack:
         current, above = stack.pop()
-        for entry in _entries(current, found):
-            if entry.is_dir():
-                real = os.path.realpath(entry)
-                if real in above:
-                    found.set_aside.append(SetAside(str(entry), "links back to a folder above it"))
-                else:
-                    stack.append((entry, (*above, real)))
-            elif entry.suffix.lower() in PICTURE_SUFFIXES:
-                yield str(entry)
-            else:
-                found.other_suffixes[entry.suffix.lower()] += 1
-
-
-def _entries(folder: Path, found: _Found) -> list[Path]:
-    """List a folder in order, leaving hidden and leftover things out, and saying so."""
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder))
-    except OSError as error:
-        found.set_aside.append(
-            SetAside(str(folder), f"cannot be opened ({error.strerror or error})")
-        )
-        return []
-    kept = []
-    for name in names:
-        path = folder / name
-        if name.startswith(".") or name in _LEFTOVER_FOLDERS:
-            if path.is_dir():
-                found.set_aside.append(SetAside(str(path), "hidden or left behind by a tool"))
+        real = os.path.realpath(current)
+        if any(Path(one).is_relative_to(real) for one in above):
+            found.put_aside(current, "links back to a folder above it")
+        elif real in seen:
+            found.put_aside(current, "links to a folder of this class that was read already")
         else:
-            kept.append(path)
-    return kept
+            seen.add(real)
+            folders, pictures = _listed(current, found)
+            yield from pictures
+            stack += [(below, (*above, real)) for below in reversed(folders)]
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return [entry for entry in _entries(folder, _Found()) if entry.is_dir()]
+def _listed(folder: Path, found: _Found) -> tuple[list[Path], list[str]]:
+    """List the folders and the pictures in a folder, by name; note what is neither."""
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        found.put_aside(folder, f"cannot be opened ({error.strerror or error})")
+        return [], []
+    folders, pictures = [], []
+    for entry in entries:
+        is_folder, is_file = _kind(entry)
+        suffix = Path(entry.name).suffix.lower()
+        if entry.name.startswith(".") or entry.name in _LEFTOVER_FOLDERS:
+            if is_folder:
+                found.put_aside(entry.path, "hidden or left behind by a tool")
+            else:
+                found.others["hidden file"] += 1
+        elif not _is_text(entry.name) and (is_folder or suffix in PICTURE_SUFFIXES):
+            shown = os.fsencode(entry.path).decode(errors="replace")
+            found.put_aside(shown, "its name is not valid UTF-8; rename it")
+        elif is_folder:
+            folders.append(Path(entry.path))
+        elif suffix not in PICTURE_SUFFIXES:
+            ending = f"ending in {suffix}" if suffix else "without a suffix"
+            found.others[f"file {ending}: not a format that is read"] += 1
+        elif is_file:
+            pictures.append(entry.path)
+        else:
+            found.put_aside(entry.path, "is a link that leads nowhere, or not a file")
+    return folders, pictures
 
 
-def _holds_pictures(folder: Path) -> bool:
-    return any(entry.suffix.lower() in PICTURE_SUFFIXES for entry in _entries(folder, _Found()))
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Say whether an entry, or what it links to, is a folder and whether it is a file."""
+    try:
+        return entry.is_dir(), entry.is_file()
+    except OSError:  # A link to itself, or into a folder that may not be entered.
+        return False, False
 
 
-def _top_below(root: Path, folder: Path) -> str:
-    return folder.relative_to(root).parts[0]
+def _no_folder(path: Path) -> str | None:
+    """Say why a path is no folder; None if it is one."""
+    try:
+        if path.is_dir():
+            return None
+        return "is a file, not a folder" if path.exists() else "does not exist"
+    except OSError as error:
+        return f"cannot be opened ({error.strerror or error})"
 
 
-def _note_others_beside(root: Path, splits: set[str], found: _Found) -> None:
-    """Report what lies beside the split folders: it is not used."""
-    for entry in _entries(root, found):
-        if entry.name not in splits and (
-            entry.is_dir() or entry.suffix.lower() in PICTURE_SUFFIXES
-        ):
-            found.set_aside.append(SetAside(str(entry), "lies beside the split folders"))
+def _is_text(name: str) -> bool:
+    """Say whether a name can be written into reports and manifests."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Names from old archives, in an encoding that nobody noted.
+        return False
+    return True
+
+
+def _note_others_beside(root: Path, splits: set[Path], found: _Found) -> None:
+    """Report what lies beside the folders that hold a split's classes: it is not used."""
+    parents = {root, *(folder.parent for folder in splits)}
+    for parent in sorted(parents):
+        folders, pictures = _listed(parent, found)
+        unused = [str(folder) for folder in folders if folder not in splits | parents]
+        for path in (*unused, *pictures):
+            found.put_aside(path, "lies beside the split folders")
 
 
 def _check_classes(root: Path, classes: Sequence[str], found: _Found, min_classes: int) -> None:
     """Refuse what cannot be learned from, before any time is spent on it."""
     if not found.files:
-        aside = f" ({len(found.set_aside)} things were set aside.)" if found.set_aside else ""
+        aside = [f"{item.path} {item.reason}" for item in found.set_aside]
+        seen = f" Set aside: {'; '.join(aside[:3])}" if aside else ""
+        more = f"; and {len(aside) - 3} more" if len(aside) > 3 else ""
         raise NoReadablePicture(
             f"No pictures were found in the folders below {root}. Expected one folder of pictures "
-            f"a class, with files ending in {', '.join(sorted(PICTURE_SUFFIXES))}.{aside}"
+            f"a class, with files ending in {', '.join(sorted(PICTURE_SUFFIXES))}. "
+            f"Nothing was read.{seen}{more}"
         )
     alike: dict[str, list[str]] = {}
     for name in classes:
@@ -280,10 +331,13 @@ def _check_classes(root: Path, classes: Sequence[str], found: _Found, min_classe
             f"Rename or merge the folders."
         )
     if len(classes) < min_classes:
+        folders = {Path(path).parent for _, path, _ in found.files}
+        deeper = f" If the folders below it are the classes, give {root / classes[0]} instead."
         raise NotEnoughClasses(
             f"{root} holds pictures of one class only ({classes[0]!r}, {len(found.files)} "
-            f"pictures). Telling apart needs at least two. Put each class into a folder of its "
-            f"own below {root}; pictures of anything else can serve as a second class."
+            f"pictures). Telling apart needs at least two. Nothing was read. Put each class into "
+            f"a folder of its own below {root}; pictures of anything else can serve as a second "
+            f"class.{deeper if len(folders) > 1 else ''}"
         )
 
 
@@ -291,16 +345,23 @@ def _hash_files(paths: Sequence[str], progress: Progress) -> tuple[list[bytes], 
     """Hash every file's bytes; hashing releases the interpreter lock, so threads help."""
     digests: list[bytes] = []
     unreadable: dict[int, str] = {}
+    # A task for each of a million files would take a gigabyte.
+    chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     with (
         progress.bar("Reading files", len(paths), "files") as advance,
         ThreadPoolExecutor(4) as pool,
     ):
-        for row, result in enumerate(pool.map(_digest, paths, chunksize=1)):
-            if isinstance(result, OSError):
-                unreadable[row] = f"cannot be opened ({result.strerror or result})"
-            digests.append(b"" if isinstance(result, OSError) else result)
-            advance(1)
+        for results in pool.map(_digests, chunks):
+            for result in results:
+                if isinstance(result, OSError):
+                    unreadable[len(digests)] = f"cannot be opened ({result.strerror or result})"
+                digests.append(b"" if isinstance(result, OSError) else result)
+            advance(len(results))
     return digests, unreadable
+
+
+def _digests(paths: Sequence[str]) -> list[bytes | OSError]:
+    return [_digest(path) for path in paths]
 
 
 def _digest(path: str) -> bytes | OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +19,47 @@ ENLARGED_PX = 96
 def write_digits(folder: Path) -> int:
     """Write scikit-learn's 1797 handwritten digits as folder/<digit>/<number>.png.
 
-    Writing them again over an earlier copy changes nothing. Returns how many there are.
+    Writing them again over an earlier copy, even a half-written one, changes nothing else.
+    Returns how many there are.
 
     Raises:
         AmbiguousData: the folder holds other things. DiskFull, NotWritable.
     """
+    digits = _digit_files()
+    try:
+        there = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+        others = [
+            str(name)
+            for name, path in sorted(there.items())
+            if name not in digits or not digits[name].startswith(path.read_bytes())
+        ]
+        if others:
+            raise AmbiguousData(
+                f"{folder} holds other things ({', '.join(others[:3])}); the digits would mix "
+                f"with them. Nothing was written. Name a new folder: tellapart demo FOLDER"
+            )
+        for name, png in digits.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    return len(digits)
+
+
+def _digit_files() -> dict[Path, bytes]:
+    """Return each digit's path below the folder, and its bytes as PNG."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    names = {str(digit) for digit in digits.target_names}
-    others = sorted({entry.name for entry in folder.glob("*")} - names)
-    if others:
-        raise AmbiguousData(
-            f"{folder} holds other things ({', '.join(others[:3])}); the digits would mix with "
-            f"them. Nothing was written. Name a new folder: tellapart demo FOLDER"
-        )
     grey = np.round(255 - digits.images * (255 / 16)).astype(np.uint8)
     around = ((0, 0), (MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX))
     grey = np.pad(grey, around, constant_values=255)
-    try:
-        for number, (picture, label) in enumerate(zip(grey, digits.target, strict=True)):
-            path = folder / str(label) / f"{number:04d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            size = (ENLARGED_PX, ENLARGED_PX)
-            Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC).save(path)
-    except OSError as error:
-        raise output_error(folder, error) from error
-    return len(digits.target)
+    files = {}
+    for number, (picture, label) in enumerate(zip(grey, digits.target, strict=True)):
+        size = (ENLARGED_PX, ENLARGED_PX)
+        png = io.BytesIO()
+        Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC).save(png, "png")
+        files[Path(str(label), f"{number:04d}.png")] = png.getvalue()
+    return files

@@ -60,11 +60,13 @@ def _repeats(catalog: Catalog) -> list[Finding | None]:
     for start, stop in zip(starts, stops, strict=True):
         rows = order[start:stop]
         line = " = ".join(str(path) for path in catalog.paths[rows])
-        if len(set(catalog.labels[rows])) > 1:
+        two_labels = len(set(catalog.labels[rows])) > 1
+        two_splits = len(set(catalog.splits[rows])) > 1
+        if two_labels:
             conflict.append(line)
-        elif len(set(catalog.splits[rows])) > 1:
+        if two_splits:
             leak.append(line)
-        else:
+        if not two_labels and not two_splits:
             same.append(line)
     return [
         _group("conflict", conflict, "the same picture under two labels: one of them is wrong"),

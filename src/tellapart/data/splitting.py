@@ -12,6 +12,7 @@ a bundle carries the side of each of its pictures, and training again into it ke
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -44,9 +45,11 @@ def assign_splits(
     how="auto": what the folders say; where they say nothing, or train alone, a split by
     content; where they give train and test, valid is cut from train. how="none": everything
     is train, nothing is scored.
+    remembered: digest -> the side it was on before; wins over content, never over the folders.
 
     Raises:
-        TooFewPictures: a class has fewer than two pictures to learn from.
+        TooFewPictures: a class has fewer than two pictures to learn from, or the folders give
+            splits but none to learn from.
     """
     if how == "none":
         splits = np.full(len(catalog), "train", dtype="U5")
@@ -67,21 +70,22 @@ def split_by_content(
 ) -> NDArray[np.str_]:
     """Split (N,) pictures by their content digests: identical pictures share a side.
 
-    A class with three or more different pictures has at least one on each side that has a
-    fraction. `remembered` (digest -> split) wins over content.
+    A class with three or more different pictures of its own has at least one on each side that
+    has a fraction. `remembered` (digest -> split) wins over content.
     """
-    unique, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-    position = np.array([int(digest[:16], 16) / 2**64 for digest in unique])
+    unique, inverse = np.unique(digests, return_inverse=True)
+    position = np.array([int(digest[:16], 16) / 2**64 for digest in unique.tolist()])
     bounds = np.cumsum([fractions.train, fractions.valid])
     sides = np.array(SPLITS)[np.searchsorted(bounds, position, side="right")].astype("U5")
-    known = np.zeros(len(unique), dtype=bool)
-    for index, digest in enumerate(unique):
-        if remembered and digest in remembered:
-            sides[index], known[index] = remembered[digest], True
+    remembered = remembered or {}
+    known = np.array([digest in remembered for digest in unique.tolist()], dtype=bool)
+    sides[known] = [remembered[digest] for digest in unique[known].tolist()]
     # A picture filed under two classes counts for the first; both copies follow its side.
-    owner = labels[first]
-    for label in np.unique(owner):
-        _lend(np.flatnonzero(owner == label), sides, position, known, fractions)
+    owner = np.full(len(unique), np.iinfo(np.int64).max)
+    np.minimum.at(owner, inverse, labels)
+    by_owner = np.argsort(owner, kind="stable")
+    for members in np.split(by_owner, np.flatnonzero(np.diff(owner[by_owner])) + 1):
+        _lend(members, sides, position, known, fractions)
     return sides[inverse]
 
 
@@ -97,17 +101,18 @@ def _lend(
     wanted = [s for s in SPLITS if getattr(fractions, s) > 0]
     if len(members) < len(wanted):
         # Too few to score: they all teach.
-        free = members[~known[members]]
-        sides[free] = "train"
+        sides[members[~known[members]]] = "train"
         return
     for split in wanted:
-        if (sides[members] == split).any():
+        have = Counter(sides[members].tolist())
+        if have[split]:
             continue
         middle = edges[SPLITS.index(split) : SPLITS.index(split) + 2].mean()
-        spare = [m for m in members if not known[m] and (sides[members] == sides[m]).sum() > 1]
-        if spare:
-            nearest = min(spare, key=lambda m: (abs(position[m] - middle), position[m]))
-            sides[nearest] = split
+        rich = [side for side, count in have.items() if count > 1]
+        spare = members[~known[members] & np.isin(sides[members], rich)]
+        if len(spare):
+            away = np.abs(position[spare] - middle)
+            sides[spare[np.lexsort((position[spare], away))[0]]] = split
 
 
 def _complete(
@@ -118,28 +123,40 @@ def _complete(
     if (splits == "train").any() and not (splits == "valid").any():
         share = fractions.valid / (fractions.train + fractions.valid)
         rows = np.flatnonzero(splits == "train")
+        # What was test in a folder without splits is in train by the user's own hand now.
+        allowed = {one: side for one, side in (remembered or {}).items() if side != "test"}
         splits[rows] = split_by_content(
             catalog.digests[rows],
             catalog.labels[rows],
-            remembered,
+            allowed,
             Fractions(1 - share, share, 0.0),
         )
     return splits
 
 
 def _check_enough(catalog: Catalog) -> None:
-    counts = np.zeros(len(catalog.classes), dtype=int)
-    for label in range(len(catalog.classes)):
-        rows = (catalog.labels == label) & (catalog.splits == "train")
-        counts[label] = len(np.unique(catalog.digests[rows]))
+    """Refuse classes with too few pictures that may teach: all but the side that is scored."""
+    given = set(catalog.splits.tolist())
+    if "train" not in given:
+        raise TooFewPictures(
+            f"{catalog.root} holds {' and '.join(sorted(given))} folders but no pictures to learn "
+            f"from. Expected class folders in {catalog.root / 'train'}. Nothing was trained. "
+            f"Add them, or name the folder to learn from train."
+        )
+    scored = next((split for split in ("test", "valid") if split in given), None)
+    teaches = catalog.splits != scored
+    picture = np.unique(catalog.digests[teaches], return_inverse=True)[1]
+    different = np.unique(np.stack([catalog.labels[teaches], picture]), axis=1)
+    counts = np.bincount(different[0], minlength=len(catalog.classes))
     few = [
         f"{name!r} ({count})"
         for name, count in zip(catalog.classes, counts, strict=True)
         if count < MIN_TO_LEARN
     ]
     if few:
+        more = f" and {len(few) - 10} more" if len(few) > 10 else ""
         raise TooFewPictures(
             f"In {catalog.root} these classes have fewer than {MIN_TO_LEARN} different readable "
-            f"pictures to learn from: {', '.join(few)}. Nothing was trained. Add pictures of "
-            f"them, or take their folders away."
+            f"pictures to learn from: {', '.join(few[:10])}{more}. Nothing was trained. "
+            f"Add pictures of them, or take their folders away."
         )

@@ -11,6 +11,7 @@ folds side by side: one matrix product for all of them runs at twice the speed o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,9 @@ Floats = NDArray[np.float32]
 # standardised features the best strength lay between 3e-5 (6552 pictures, 102 classes) and
 # 0.3 (245 pictures, 2 classes).
 START_L2 = 1e-2
-COARSE, FINE = 10.0, 10.0**0.5
+STEP = 10.0
+# In powers of ten: nearer than this, log loss hardly changes.
+WORTH_A_SOLVE = 0.1
 WEAKEST_L2, STRONGEST_L2 = 1e-7, 1e2
 
 # Relative decrease at which a solve stops: tightening it to 1e-6 took three times as long and
@@ -144,26 +147,38 @@ class _Search:
         self._best: _Tried | None = None
 
     def run(self) -> _Tried:
-        """Go by factors of ten while it helps, then look half a step to both sides."""
+        """Go by factors of ten while it helps, then to the lowest point of a parabola."""
         best = start = self._try(START_L2, None)
-        for factor in (1 / COARSE, COARSE):
+        for factor in (1 / STEP, STEP):
             before = start
             while WEAKEST_L2 <= before.point.l2 * factor <= STRONGEST_L2:
                 tried = self._try(before.point.l2 * factor, before.params)
-                worse = tried.point.log_loss >= best.point.log_loss
-                best = best if worse else tried
-                if worse:
+                if tried.point.log_loss >= best.point.log_loss:
                     break
-                before = tried
+                best = before = tried
             if best is not start:
                 break
-        coarse = best
-        for factor in (1 / FINE, FINE):
-            tried = self._try(coarse.point.l2 * factor, coarse.params)
-            if tried.point.log_loss < best.point.log_loss:
-                best = tried
+        refined = self._lowest_between(best.point.l2)
+        if refined is not None:
+            tried = self._try(refined, best.params)
+            best = tried if tried.point.log_loss < best.point.log_loss else best
         self._best = best
         return best
+
+    def _lowest_between(self, l2: float) -> float | None:
+        """Estimate the best strength from the one given and its neighbours, on a log scale.
+
+        None where a neighbour is missing, or the estimate is too near to be worth a solve.
+        """
+        loss = {round(math.log10(point.l2), 6): point.log_loss for point in self._points}
+        middle = round(math.log10(l2), 6)
+        step = math.log10(STEP)
+        left, right = loss.get(round(middle - step, 6)), loss.get(round(middle + step, 6))
+        if left is None or right is None:
+            return None
+        bend = left - 2 * loss[middle] + right
+        shift = step * (left - right) / (2 * bend) if bend > 0 else 0.0
+        return float(10 ** (middle + shift)) if abs(shift) > WORTH_A_SOLVE else None
 
     def path(self) -> tuple[ProbePoint, ...]:
         """Return what was tried, by rising strength, the chosen one marked."""

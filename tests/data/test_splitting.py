@@ -1,0 +1,283 @@
+"""Splitting: by content, stable, fair to small classes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tellapart.data.catalog import SPLITS, Catalog, scan
+from tellapart.data.splitting import Fractions, assign_splits, split_by_content
+from tellapart.errors import TooFewPictures
+
+Tree = Callable[..., Path]
+
+
+def digest(number: int) -> bytes:
+    """The digest of a picture that stands for a number."""
+    return hashlib.blake2b(str(number).encode(), digest_size=16).hexdigest().encode()
+
+
+def split(pictures: Sequence[tuple[int, int]], **options: object) -> list[str]:
+    """Split pictures given as (what is on it, label)."""
+    digests = np.array([digest(number) for number, _ in pictures], dtype="S32")
+    labels = np.array([label for _, label in pictures], dtype=np.int64)
+    return split_by_content(digests, labels, **options).tolist()
+
+
+def catalog_of(pictures: Sequence[tuple[int, int, str]]) -> Catalog:
+    """A catalog of pictures given as (what is on it, label, split)."""
+    labels = np.array([label for _, label, _ in pictures], dtype=np.int64)
+    return Catalog(
+        root=Path("pets"),
+        classes=tuple(f"class {label}" for label in range(int(labels.max()) + 1)),
+        paths=np.array([f"pets/{row}.jpg" for row in range(len(pictures))]),
+        labels=labels,
+        digests=np.array([digest(number) for number, _, _ in pictures], dtype="S32"),
+        splits=np.array([split for _, _, split in pictures], dtype="U5"),
+    )
+
+
+# Small numbers, so that repeats within and across classes are common.
+pictures = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 4)), min_size=1, max_size=80)
+# The same picture always under the same label.
+tidy_pictures = st.lists(st.integers(0, 300).map(lambda n: (n, n % 4)), min_size=1, max_size=80)
+
+
+@given(pictures)
+def test_identical_pictures_share_a_side(given_pictures: list[tuple[int, int]]) -> None:
+    """However often and under whatever label a picture occurs, it is on one side."""
+    sides: dict[int, set[str]] = {}
+    for (number, _), side in zip(given_pictures, split(given_pictures), strict=True):
+        sides.setdefault(number, set()).add(side)
+    assert {len(found) for found in sides.values()} == {1}
+
+
+@given(pictures, st.randoms(use_true_random=False))
+def test_order_does_not_matter(given_pictures: list[tuple[int, int]], random: object) -> None:
+    """Pictures in another order are on the same sides."""
+    order = list(range(len(given_pictures)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    shuffled = split([given_pictures[row] for row in order])
+    assert shuffled == [split(given_pictures)[row] for row in order]
+
+
+@given(pictures, pictures)
+def test_no_picture_crosses_when_others_are_added(
+    first: list[tuple[int, int]], added: list[tuple[int, int]]
+) -> None:
+    """With the sides of the first split remembered, adding pictures moves none."""
+    sides = split(first)
+    remembered = {digest(number): side for (number, _), side in zip(first, sides, strict=True)}
+    assert split([*first, *added], remembered=remembered)[: len(first)] == sides
+
+
+@given(tidy_pictures, tidy_pictures)
+def test_without_memory_only_borrowed_pictures_move(
+    first: list[tuple[int, int]], added: list[tuple[int, int]]
+) -> None:
+    """In a class that had pictures of its own on every side, adding pictures moves none."""
+    bounds = np.cumsum([0.7, 0.15])
+    content = {
+        number: SPLITS[int(np.searchsorted(bounds, int(digest(number)[:16], 16) / 2**64, "right"))]
+        for number, _ in first
+    }
+    after = split([*first, *added])
+    for (number, label), before, now in zip(first, split(first), after, strict=False):
+        full = {content[other] for other, its in first if its == label} == set(SPLITS)
+        if full:
+            assert before == now == content[number]
+
+
+@given(tidy_pictures)
+def test_every_class_of_three_is_on_every_side(given_pictures: list[tuple[int, int]]) -> None:
+    """Three different pictures or more: each side has one. Fewer: they all teach."""
+    sides = split(given_pictures)
+    for label in {label for _, label in given_pictures}:
+        members = [row for row, (_, its) in enumerate(given_pictures) if its == label]
+        different = {given_pictures[row][0] for row in members}
+        expected = set(SPLITS) if len(different) >= 3 else {"train"}
+        assert {sides[row] for row in members} == expected
+
+
+@given(tidy_pictures, st.floats(0.05, 0.95))
+def test_a_side_without_a_fraction_stays_empty(
+    given_pictures: list[tuple[int, int]], train: float
+) -> None:
+    """Cutting valid from train puts nothing into test."""
+    sides = split(given_pictures, fractions=Fractions(train, 1 - train, 0.0))
+    assert "test" not in sides
+
+
+def test_fractions_are_about_right() -> None:
+    """Of many pictures 70, 15 and 15 % lie on the sides, in every class."""
+    sides = np.array(split([(number, number % 3) for number in range(9000)]))
+    for label in range(3):
+        mine = sides[label::3]
+        shares = [np.mean(mine == name) for name in SPLITS]
+        np.testing.assert_allclose(shares, [0.7, 0.15, 0.15], atol=0.025)
+
+
+def test_no_pictures_have_no_sides() -> None:
+    """An empty catalog splits into an empty array."""
+    assert split([]) == []
+
+
+def test_known_sides_are_pinned() -> None:
+    """The side of a picture follows from its digest, in this and every later version."""
+    letters = "".join(side[1] for side in split([(number, 0) for number in range(40)]))
+    assert letters == "raraararrarerrrrrrrrrrrrerrerrrrrrrrrrrr"  # tRain, vAlid, tEst
+
+
+@pytest.mark.parametrize("n_classes", [2, 1000])
+def test_a_hundred_thousand_pictures_take_seconds(n_classes: int) -> None:
+    """100 000 pictures are split in less than two seconds of processor time."""
+    digests = np.array([digest(number) for number in range(100_000)], dtype="S32")
+    labels = np.arange(100_000) % n_classes
+    start = time.process_time()
+    sides = split_by_content(digests, labels)
+    remembered = dict(zip(digests.tolist(), sides.tolist(), strict=True))
+    once = time.process_time() - start
+    again = split_by_content(digests, labels, remembered)
+    np.testing.assert_array_equal(sides, again)
+    assert once < 2
+
+
+def test_a_class_that_is_remembered_on_one_side_gets_others_from_new_pictures() -> None:
+    """Pictures that all taught before stay; new ones fill the sides that score."""
+    old = [(number, 0) for number in range(50)]
+    new = [(number, 0) for number in range(50, 60)]
+    remembered = {digest(number): "train" for number, _ in old}
+    sides = split(old + new, remembered=remembered)
+    assert set(sides[:50]) == {"train"}
+    assert set(sides[50:]) >= {"valid", "test"}
+
+
+def test_folders_without_splits_are_split(tree: Tree) -> None:
+    """Class folders alone give all three splits."""
+    catalog = assign_splits(scan(tree({"a": 8, "b": 3})))
+    counts = catalog.counts()
+    assert set(counts) == set(SPLITS)
+    assert all(min(counts[name]) >= 1 for name in SPLITS)
+
+
+def test_train_alone_is_split_by_content(tree: Tree) -> None:
+    """A folder that holds only train/ is split as one without splits would be."""
+    flat, nested = tree({"a": 8, "b": 8}, "flat"), tree({"train/a": 0, "train/b": 0}, "nested")
+    for path in flat.rglob("*.jpg"):
+        (nested / "train" / path.relative_to(flat)).write_bytes(path.read_bytes())
+    one, two = assign_splits(scan(flat)), assign_splits(scan(nested))
+    assert one.splits.tolist() == two.splits.tolist()
+    assert set(one.splits.tolist()) == set(SPLITS)
+
+
+@given(tidy_pictures)
+@settings(max_examples=50)
+def test_cutting_valid_from_train_keeps_test(given_pictures: list[tuple[int, int]]) -> None:
+    """Given train and test, test is what the folder says and valid comes out of train."""
+    many = [(number, number % 4) for number in range(1000, 1040)]
+    rows = [
+        (number, label, "test" if number % 3 == 0 else "train")
+        for number, label in [*many, *given_pictures]
+    ]
+    before = catalog_of(rows)
+    # As if another run, without split folders, had scored on every one of them.
+    remembered = dict.fromkeys(before.digests.tolist(), "test")
+    for memory in (None, remembered):
+        after = assign_splits(before, remembered=memory)
+        was_test = before.splits == "test"
+        assert set(after.splits[was_test].tolist()) == {"test"}
+        assert set(after.splits[~was_test].tolist()) == {"train", "valid"}
+
+
+def test_valid_cut_from_train_has_its_share() -> None:
+    """Valid is the same share of train as it is without split folders: 15 of 85."""
+    rows = [(number, number % 2, "test" if number < 1000 else "train") for number in range(6000)]
+    splits = assign_splits(catalog_of(rows)).splits
+    assert np.mean(splits[1000:] == "valid") == pytest.approx(0.15 / 0.85, abs=0.02)
+
+
+def test_folders_that_say_everything_are_believed() -> None:
+    """Given train and valid, or all three, nothing moves, whatever is remembered."""
+    for names in (("train", "valid"), SPLITS):
+        rows = [(number, number % 2, names[number // 2 % len(names)]) for number in range(60)]
+        catalog = catalog_of(rows)
+        remembered = dict.fromkeys(catalog.digests.tolist(), "test")
+        assert assign_splits(catalog, remembered=remembered).splits.tolist() == [
+            name for _, _, name in rows
+        ]
+
+
+def test_split_none_trains_on_everything() -> None:
+    """how="none" makes every picture train, those in a test folder too."""
+    rows = [(number, number % 2, SPLITS[number % 3]) for number in range(12)]
+    assert set(assign_splits(catalog_of(rows), "none").splits.tolist()) == {"train"}
+
+
+def test_a_class_with_one_picture() -> None:
+    """A class with one picture, or with copies of one, is named; nothing is split."""
+    rows = [(number, 0, "") for number in range(9)] + [(10, 1, ""), (10, 1, ""), (11, 2, "")]
+    for how in ("auto", "none"):
+        with pytest.raises(TooFewPictures) as error:
+            assign_splits(catalog_of(rows), how)
+        assert str(error.value) == (
+            "In pets these classes have fewer than 2 different readable pictures to learn from: "
+            "'class 1' (1), 'class 2' (1). Nothing was trained. Add pictures of them, or take "
+            "their folders away."
+        )
+
+
+def test_many_classes_with_too_few_pictures() -> None:
+    """Of many classes with too few pictures, ten are named."""
+    rows = [(label, label, "") for label in range(12)]
+    with pytest.raises(TooFewPictures, match=re.escape("'class 9' (1) and 2 more. Nothing")):
+        assign_splits(catalog_of(rows))
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("given_split", ["", "train"])
+def test_two_pictures_of_a_class_are_enough(n: int, given_split: str) -> None:
+    """Two to four pictures of a class are never refused because some of them went to a side."""
+    rows = [(number, 0, given_split) for number in range(100, 100 + n)]
+    rows += [(number, 1, given_split) for number in range(20)]
+    assign_splits(catalog_of(rows))
+    if given_split:
+        assign_splits(catalog_of([*rows, (50, 0, "test"), (51, 1, "test")]))
+
+
+def test_a_class_that_lacks_in_train() -> None:
+    """A class with pictures to score on and none to learn from is named."""
+    rows = [(number, 0, "train") for number in range(9)]
+    rows += [(20, 0, "test"), (21, 1, "test"), (22, 1, "test")]
+    with pytest.raises(TooFewPictures, match=re.escape("'class 1' (0). Nothing was trained.")):
+        assign_splits(catalog_of(rows))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(("test",), "test"), (("valid", "test"), "test and valid")]
+)
+def test_no_folder_to_learn_from(names: tuple[str, ...], said: str) -> None:
+    """Splits without a train folder cannot teach, and the message says what to add."""
+    rows = [(number, number % 2, names[number % len(names)]) for number in range(12)]
+    with pytest.raises(TooFewPictures) as error:
+        assign_splits(catalog_of(rows))
+    assert str(error.value) == (
+        f"pets holds {said} folders but no pictures to learn from. Expected class folders in "
+        f"pets/train. Nothing was trained. Add them, or name the folder to learn from train."
+    )
+
+
+def test_only_the_splits_change() -> None:
+    """Assigning splits leaves the rest of the catalog alone."""
+    before = catalog_of([(number, number % 2, "") for number in range(12)])
+    after = assign_splits(before)
+    assert replace(after, splits=before.splits).paths is before.paths
+    assert before.splits.tolist() == [""] * 12

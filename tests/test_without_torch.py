@@ -1,0 +1,170 @@
+"""What must work where torch is not installed, each in a process that cannot import it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXTRA = ("torch", "torchvision", "timm", "lightning_fabric", "huggingface_hub")
+
+# Python runs this at start. The extra is then as if it had never been installed: nothing finds
+# it, so that `find_spec` answers None and an import fails as it does on a bare machine.
+SITE = f"""
+import sys
+from importlib.machinery import PathFinder
+
+class WithoutExtra(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRA!r}:
+            return None
+        return super().find_spec(name, path, target)
+
+sys.meta_path = [WithoutExtra if finder is PathFinder else finder for finder in sys.meta_path]
+"""
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Run Python with these arguments in an environment without the extra."""
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(SITE)
+
+    def call(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *map(str, args)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(site)} | env,
+            timeout=120,
+            check=False,
+        )
+
+    return call
+
+
+@pytest.fixture
+def tellapart(bare: Callable[..., Any]) -> Callable[..., Any]:
+    """Run `tellapart` in an environment without the extra."""
+
+    def call(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+        return bare("-m", "tellapart", *args, **env)
+
+    return call
+
+
+def test_torch_really_cannot_be_imported(bare: Callable[..., Any]) -> None:
+    """The environment of these tests is what it says: looked for, the extra is not there."""
+    looked = "from importlib.util import find_spec; print([find_spec(n) for n in {}])"
+    assert bare("-c", looked.format(list(EXTRA))).stdout == f"{[None] * len(EXTRA)}\n"
+    for name in EXTRA:
+        failed = bare("-c", f"import {name}")
+        assert f"ModuleNotFoundError: No module named '{name}'" in failed.stderr
+
+
+def test_help_needs_nothing(tellapart: Callable[..., Any]) -> None:
+    """`--help` answers."""
+    ended = tellapart("--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Tell pictures apart" in ended.stdout
+
+
+def test_help_does_not_wait_for_numerical_libraries(bare: Callable[..., Any]) -> None:
+    """Neither the package nor its command line imports what takes long."""
+    heavy = ("numpy", "openvino", "sklearn", "scipy", "pydantic", "PIL", "onnx", *EXTRA)
+    ended = bare(
+        "-c",
+        "import sys, tellapart, tellapart.cli, tellapart.errors\n"
+        f"print([name for name in {heavy} if name in sys.modules])",
+    )
+    assert ended.stdout == "[]\n"
+
+
+def test_prediction_needs_no_torch(tellapart: Callable[..., Any], trained: Any) -> None:
+    """Pictures are answered from the bundle alone: no cache, no backbone, no torch."""
+    ended = tellapart(
+        "predict", trained.bundle, trained.data / "1", "--json", TELLAPART_CACHE="/nowhere"
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    answers = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [answer["label"] for answer in answers] == ["1"] * 20
+
+
+def test_evaluation_needs_no_torch(tellapart: Callable[..., Any], trained: Any) -> None:
+    """Labelled pictures are scored from the bundle alone."""
+    ended = tellapart(
+        "evaluate", trained.bundle, trained.data, "--json", TELLAPART_CACHE="/nowhere"
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["n"] == 60
+
+
+def test_the_other_commands_need_no_torch(
+    tellapart: Callable[..., Any], trained: Any, tmp_path: Path
+) -> None:
+    """backbones, cache and show."""
+    listed = json.loads(tellapart("backbones", "--json").stdout)["backbones"]
+    assert {row["name"]: row["offline"] for row in listed}["tf_efficientnet_lite0"]
+    assert json.loads(tellapart("cache", "--json").stdout)["items"]
+    sheet = tmp_path / "sheet.html"
+    ended = tellapart("show", trained.data, "-o", sheet, "--count", "2", "--views", "1", "--json")
+    assert json.loads(ended.stdout) == {"sheet": str(sheet), "n_pictures": 2, "n_views": 1}
+    assert sheet.stat().st_size > 1000
+
+
+def test_a_second_training_needs_no_torch(
+    tellapart: Callable[..., Any], trained: Any, tmp_path: Path
+) -> None:
+    """On kept features nothing is computed; the scores are those of the first training."""
+    ended = tellapart("train", trained.data, "-o", tmp_path / "again.tellapart", "--json")
+    assert ended.returncode == 0, ended.stderr
+    facts = json.loads(ended.stdout)
+    assert facts["n_computed"] == 0
+    assert facts["accuracy"] == trained.facts["accuracy"]
+
+
+def test_a_training_on_new_pictures_needs_no_torch(
+    tellapart: Callable[..., Any], warm_cache: Path, small: Path, tmp_path: Path
+) -> None:
+    """With the network kept from before, pictures it never saw can be learned from."""
+    for name in ("0", "1"):
+        shutil.copytree(small / name, tmp_path / "new" / f"digit {name}")
+    ended = tellapart("train", tmp_path / "new", "-o", tmp_path / "new.tellapart", "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["n_computed"] == 40
+
+
+def test_a_first_training_without_torch_says_what_to_install(
+    tellapart: Callable[..., Any], small: Path, tmp_path: Path
+) -> None:
+    """Nothing kept and no torch: one paragraph, exit code 40, and no file."""
+    bundle = tmp_path / "out" / "small.tellapart"
+    bundle.parent.mkdir()
+    ended = tellapart("train", small, "-o", bundle, TELLAPART_CACHE=str(tmp_path / "cache"))
+    assert (ended.returncode, ended.stdout) == (40, "")
+    assert ended.stderr == (
+        "tellapart: Preparing tf_efficientnet_lite0 for the first time needs PyTorch, and torch "
+        "is not installed. Predicting and learning again from kept pictures do not. Install it "
+        "with: pip install 'tellapart[train]'\n"
+    )
+    assert list(bundle.parent.iterdir()) == []
+
+
+def test_an_accelerator_without_torch_is_not_available(
+    tellapart: Callable[..., Any], small: Path, tmp_path: Path
+) -> None:
+    """--device cuda where there is no torch: said at once, exit code 41."""
+    ended = tellapart("train", small, "-o", tmp_path / "x.tellapart", "--device", "cuda")
+    assert (ended.returncode, ended.stdout) == (41, "")
+    assert ended.stderr == (
+        "tellapart: --device cuda was asked for, but torch finds no such device here. Usable: "
+        "cpu. Nothing was done. Use --device auto to take the best there is.\n"
+    )
