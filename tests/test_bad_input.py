@@ -186,7 +186,8 @@ def test_no_readable_picture(trained: Any, refused: Command, out: Path, tmp_path
     for name in ("cats", "dogs"):
         (data / name).mkdir(parents=True)
         for number in range(2):
-            (data / name / f"{number}.jpg").write_text("version https://git-lfs.github.com/spec/v1")
+            pointer = f"version https://git-lfs.github.com/spec/v1\nsize {number}\n"
+            (data / name / f"{number}.jpg").write_text(pointer)
     assert refused(6, "train", data, "-o", out / "x") == (
         f"Of 4 pictures in {data}, none could be read. The first, {data}/cats/0.jpg, is a Git "
         f"LFS pointer, not the picture itself (run: git lfs pull). Nothing was trained."

@@ -154,7 +154,7 @@ def test_quiet_and_verbose(trained: Any, command: Command, tmp_path: Path) -> No
     assert (quiet.code, quiet.err) == (0, "")
     verbose = command("train", trained.data, "-o", bundle, "--json", "-v")
     one_object(verbose.out)
-    assert re.search(r"^  L2 1\.0e-02: out-of-fold log loss [\d.]+, accuracy ", verbose.err, re.M)
+    assert re.search(r"^  L2 [\d.e+-]+: out-of-fold log loss [\d.]+, accuracy ", verbose.err, re.M)
     assert re.findall(r"^  (\w+): [\d.]+ s$", verbose.err, re.M) == [
         "prepare",
         "features",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,17 @@ from hypothesis import strategies as st
 
 from tellapart.backbones.cache import cache_folder, describe, kept_items, mark_used, prune
 from tellapart.errors import NotWritable
+
+COME_AND_GO = """
+import pathlib, sys
+parts = [pathlib.Path(sys.argv[1], f".{number}.part") for number in range(20)]
+print("started", flush=True)
+while True:
+    for part in parts:
+        part.touch()
+    for part in parts:
+        part.unlink()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -121,20 +133,12 @@ def test_use_moves_an_entry_to_the_front(own_cache: Path) -> None:
 def test_files_that_come_and_go_do_not_disturb(own_cache: Path) -> None:
     """Another run renames and deletes while this one lists: neither fails."""
     path = entry(own_cache, "busy", 10, used_s=1000)
-    stop = threading.Event()
-
-    def churn() -> None:
-        while not stop.is_set():
-            for number in range(20):
-                (path / f".{number}.part").touch()
-            for number in range(20):
-                (path / f".{number}.part").unlink()
-
-    other = threading.Thread(target=churn)
-    other.start()
+    other = subprocess.Popen([sys.executable, "-c", COME_AND_GO, path], stdout=subprocess.PIPE)
+    assert other.stdout is not None
     try:
-        for _ in range(300):
+        assert other.stdout.readline() == b"started\n"
+        for _ in range(500):
             assert len(kept_items()) == 1
     finally:
-        stop.set()
-        other.join()
+        other.kill()
+        other.communicate()

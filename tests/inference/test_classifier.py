@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import tellapart
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.bundle.bundle import open_bundle
 from tellapart.data.pixels import evaluation_pixels, read_file
-from tellapart.errors import UnreadablePicture
+from tellapart.errors import BundleDamaged, UnreadablePicture
 from tellapart.inference.classifier import FEW, Classifier, expand
 
 FORMAT_1 = Path(__file__).parents[1] / "bundle" / "formats" / "format_1.tellapart"
@@ -226,3 +228,45 @@ def test_names_in_no_encoding_are_answered(colours: Path, tmp_path: Path) -> Non
     shutil.copy(colours / "red.png", path)
     (answer,) = Classifier.load(FORMAT_1).predict(expand([str(tmp_path)]))
     assert (answer.path, answer.label) == (path, "red")
+
+
+@pytest.mark.parametrize(
+    ("name", "new", "what"),
+    [
+        ("graph.onnx", b"junk", "its graph cannot be run"),
+        ("graph.onnx", None, "its graph cannot be run"),
+        (
+            "classes",
+            ["blue", "red"],
+            "its graph is for 3 classes at 8 px, its manifest for 2 classes at 8 px",
+        ),
+        (
+            "preprocessing",
+            {"size_px": 16, "mean": [0, 0, 0], "std": [1, 1, 1]},
+            "its graph is for 3 classes at 8 px, its manifest for 3 classes at 16 px",
+        ),
+    ],
+)
+def test_a_bundle_changed_by_hand_is_refused(
+    name: str, new: Any, what: str, colours: Path, tmp_path: Path
+) -> None:
+    """With every checksum right, graph and manifest must still fit together."""
+    with zipfile.ZipFile(FORMAT_1) as file:
+        parts = {part: file.read(part) for part in file.namelist()}
+    facts = json.loads(parts["manifest.json"])
+    if name == "graph.onnx":
+        # Without a head, or no graph at all.
+        parts[name] = new or parts[name].replace(b"head.bias", b"tail.bias")
+        facts["sha256"][name] = hashlib.sha256(parts[name]).hexdigest()
+    else:
+        facts[name] = new
+    parts["manifest.json"] = json.dumps(facts).encode()
+    path = tmp_path / "x.tellapart"
+    with zipfile.ZipFile(path, "w") as file:
+        for part, data in parts.items():
+            file.writestr(part, data)
+    with pytest.raises(BundleDamaged) as refused:
+        Classifier.load(path).predict([colours / "red.png"])
+    assert str(refused.value).startswith(
+        f"{path} is not a whole tellapart classifier: {what}. It was expected to be as "
+    )

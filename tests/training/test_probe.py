@@ -207,12 +207,13 @@ def test_two_pictures_a_class_are_enough(n_classes: int) -> None:
 @given(st.integers(2, 8), st.floats(0, 30), st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
 def test_separable_or_not_the_head_is_finite(n_classes: int, apart: float, seed: int) -> None:
-    """Clouds at any distance, touching or far apart: no overflow, no NaN, chance or better."""
+    """Clouds at any distance, touching or far apart: no overflow, no NaN."""
     features, labels = blobs(n_classes, 6, apart=apart, seed=seed)
     probe = fit_probe(features, labels, digests(len(labels), seed), n_classes)
     assert np.isfinite(probe.weight).all()
     assert np.isfinite(probe.out_of_fold_logits).all()
-    assert (probe.logits(features).argmax(axis=1) == labels).mean() >= 1 / n_classes
+    if apart > 10:
+        assert (probe.logits(features).argmax(axis=1) == labels).mean() > 0.95
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 65504.0])
@@ -255,7 +256,7 @@ def test_the_order_of_pictures_does_not_matter(seed: int) -> None:
     order = np.random.default_rng(seed).permutation(100)
     one = fit_probe(features, labels, groups, 4)
     two = fit_probe(features[order], labels[order], groups[order], 4)
-    assert chosen(one) == chosen(two)
+    assert chosen(one) == pytest.approx(chosen(two), rel=0.02)
     np.testing.assert_allclose(
         softmax(one.logits(features)), softmax(two.logits(features)), atol=0.01
     )

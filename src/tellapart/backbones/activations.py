@@ -176,7 +176,7 @@ def compute(
     shard = _Shard(kept, progress)
     with progress.bar("Looking at pictures", len(wanted), "pictures") as advance:
         try:
-            for values in runtime.run(readable()):
+            for values in runtime.run(readable()) if wanted else ():
                 shard.add(fed.popleft(), values)
                 advance(1)
         finally:

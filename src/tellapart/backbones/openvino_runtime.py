@@ -6,7 +6,7 @@ import io
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
@@ -79,14 +79,7 @@ class OpenVinoRuntime:
         model = ov.Model([model.output(output)], model.get_parameters(), "frozen")
         size = model.input(0).get_partial_shape()[1].get_length()
         model.reshape([self.batch, size, size, 3])
-        self._compiled = _core().compile_model(
-            model,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY" if latency else "THROUGHPUT",
-                "INFERENCE_PRECISION_HINT": self.precision,
-            },
-        )
+        self._model = model
         self.size_px = int(size)
 
     @property
@@ -97,6 +90,15 @@ class OpenVinoRuntime:
     def constant(self, name: str) -> NDArray[np.float32]:
         """Return a named constant of the graph, such as "head.weight"."""
         return np.array(self._constants[name].data, dtype=np.float32)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        """Compile when first needed: where everything is kept, it never is (0.4 s)."""
+        hints = {
+            "PERFORMANCE_HINT": "LATENCY" if self.batch == 1 else "THROUGHPUT",
+            "INFERENCE_PRECISION_HINT": self.precision,
+        }
+        return _core().compile_model(self._model, "CPU", hints)
 
     def run(self, pictures: Iterable[Pixels]) -> Iterator[NDArray[np.float16]]:
         """Compute the output for each (S, S, 3) picture, in order, as float16.

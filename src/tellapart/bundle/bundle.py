@@ -110,9 +110,9 @@ class Bundle:
             with zipfile.ZipFile(self.path) as file:
                 data = file.read(name)
         except _UNREADABLE as error:
-            raise _damaged(self.path, f"{name} cannot be read ({error})") from error
+            raise damaged(self.path, f"{name} cannot be read ({error})") from error
         if hashlib.sha256(data).hexdigest() != self.manifest.sha256[name]:
-            raise _damaged(self.path, f"{name} is not what was written")
+            raise damaged(self.path, f"{name} is not what was written")
         return data
 
 
@@ -133,15 +133,15 @@ def open_bundle(path: str | Path) -> Bundle:
         with zipfile.ZipFile(path) as file:
             facts = json.loads(_audited_manifest(path, file))
     except _UNREADABLE as error:
-        raise _damaged(path, f"it cannot be read as a bundle ({error})") from error
+        raise damaged(path, f"it cannot be read as a bundle ({error})") from error
     _check_format(path, facts)
     try:
         manifest = Manifest.model_validate(facts)
     except ValueError as error:
         first = str(error).splitlines()[:3]
-        raise _damaged(path, f"its manifest is wrong ({' '.join(first)})") from error
+        raise damaged(path, f"its manifest is wrong ({' '.join(first)})") from error
     if not MEMBERS - OPTIONAL <= manifest.sha256.keys() | {"manifest.json"} <= MEMBERS:
-        raise _damaged(path, "its manifest does not list what a bundle holds")
+        raise damaged(path, "its manifest does not list what a bundle holds")
     return Bundle(path, manifest)
 
 
@@ -219,22 +219,22 @@ def _audited_manifest(path: Path, file: zipfile.ZipFile) -> bytes:
     entries = file.infolist()
     unknown = sorted({entry.filename for entry in entries} - MEMBERS)
     if unknown:
-        raise _damaged(path, f"it holds things no bundle holds: {', '.join(unknown[:3])}")
+        raise damaged(path, f"it holds things no bundle holds: {', '.join(unknown[:3])}")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise _damaged(path, "its parts are compressed, which no bundle's are")
+        raise damaged(path, "its parts are compressed, which no bundle's are")
     if len({entry.filename for entry in entries}) != len(entries):
-        raise _damaged(path, "it holds a part twice")
+        raise damaged(path, "it holds a part twice")
     if "manifest.json" not in file.namelist():
-        raise _damaged(path, "it has no manifest.json")
+        raise damaged(path, "it has no manifest.json")
     if file.getinfo("manifest.json").file_size > _MAX_MANIFEST_BYTES:
-        raise _damaged(path, "its manifest is larger than any can be")
+        raise damaged(path, "its manifest is larger than any can be")
     return file.read("manifest.json")
 
 
 def _check_format(path: Path, facts: object) -> None:
     number = facts.get("format") if isinstance(facts, dict) else None
     if not isinstance(number, int) or number < 1:
-        raise _damaged(path, f"its format number is {number!r}")
+        raise damaged(path, f"its format number is {number!r}")
     if number > FORMAT:
         raise BundleFromFuture(
             f"{path} has bundle format {number}; this version of tellapart reads formats up to "
@@ -242,7 +242,8 @@ def _check_format(path: Path, facts: object) -> None:
         )
 
 
-def _damaged(path: Path, what: str) -> BundleDamaged:
+def damaged(path: Path, what: str) -> BundleDamaged:
+    """Say what is wrong with a bundle, and how to get a whole one."""
     return BundleDamaged(
         f"{path} is not a whole tellapart classifier: {what}. It was expected to be as "
         f"`tellapart train` wrote it; it was cut off or changed since, so it is not used. "

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime, Precision
-from tellapart.bundle.bundle import Bundle, open_bundle
+from tellapart.bundle.bundle import Bundle, damaged, open_bundle
 from tellapart.bundle.manifest import Manifest
 from tellapart.data.pixels import Pixels, decode_many, evaluation_pixels, read_file
 from tellapart.errors import UnreadablePicture
@@ -141,11 +141,30 @@ class Classifier:
 
     @cached_property
     def _few(self) -> OpenVinoRuntime:
-        return OpenVinoRuntime(self._bundle.graph, precision=self._precision, latency=True)
+        return self._compile(latency=True)
 
     @cached_property
     def _many(self) -> OpenVinoRuntime:
-        return OpenVinoRuntime(self._bundle.graph, precision=self._precision)
+        return self._compile(latency=False)
+
+    def _compile(self, latency: bool) -> OpenVinoRuntime:
+        """Build the graph for running, and check that it fits the manifest.
+
+        Raises:
+            BundleDamaged: somebody changed one of them by hand.
+        """
+        graph = self._bundle.graph
+        try:
+            runtime = OpenVinoRuntime(graph, precision=self._precision, latency=latency)
+            n_classes = len(runtime.constant("head.bias"))
+        except (RuntimeError, KeyError) as error:
+            raise damaged(self._bundle.path, "its graph cannot be run") from error
+        found = f"{n_classes} classes at {runtime.size_px} px"
+        expected = f"{self.manifest.n_classes} classes at {self.manifest.preprocessing.size_px} px"
+        if found != expected:
+            what = f"its graph is for {found}, its manifest for {expected}"
+            raise damaged(self._bundle.path, what)
+        return runtime
 
     @cached_property
     def _head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
