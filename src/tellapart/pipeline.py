@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,7 @@ from tellapart.data.inspection import Finding, inspect_files
 from tellapart.data.pixels import (
     Augmentation,
     augmented_pixels,
+    decode_many,
     evaluation_pixels,
     read_file,
     thumbnail,
@@ -58,6 +60,7 @@ Floats = NDArray[np.float32]
 # runtime and precision give 0.0; 32 bits on a GPU against 16 on a processor, some hundredths.
 MAX_DISAGREEMENT = 0.1
 N_CHECKED = 16
+THUMBNAIL_PX = 256
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,8 @@ def train(
     Raises:
         TellapartError: one of its kinds, see `tellapart.errors`.
     """
-    progress = progress or Progress()
+    # Its own clock: a caller may use one Progress for several trainings.
+    progress = replace(progress or Progress(), seconds={})
     with progress.stage("total"):
         target = _output_path(Path(data), output)
         catalog = scan(data, progress)
@@ -169,7 +173,7 @@ def train(
             scores = _score(catalog, features, learned)
         result = TrainResult(
             bundle=target,
-            report=target.with_name(f"{target.stem}-report.html"),
+            report=_report_path(target),
             classes=catalog.classes,
             counts={name: int((catalog.splits == name).sum()) for name in SPLITS},
             scores=scores,
@@ -322,7 +326,12 @@ def _output_path(data: Path, output: str | Path | None) -> Path:
     if target.suffix != SUFFIX:
         target = target.with_name(target.name + SUFFIX)
     check_writable(target)
+    check_writable(_report_path(target))
     return target
+
+
+def _report_path(target: Path) -> Path:
+    return target.with_name(f"{target.stem}-report.html")
 
 
 def _what_was_understood(catalog: Catalog, extractor: Extractor) -> str:
@@ -429,7 +438,14 @@ def _check_graph(
     """Run a few pictures through the finished graph: what was scored is what will run."""
     rows = np.flatnonzero(learned.scored if learned.scored.any() else learned.learned)
     rows = rows[:: max(1, len(rows) // N_CHECKED)][:N_CHECKED]
-    pixels = (read_pixels(path, extractor.backbone.preprocessing) for path in catalog.paths[rows])
+    read = partial(read_pixels, preprocessing=extractor.backbone.preprocessing)
+    pictures = list(decode_many(catalog.paths[rows].tolist(), read))
+    # A picture taken away while the run went on is no reason to lose the run.
+    there = [not isinstance(picture, UnreadablePicture) for picture in pictures]
+    rows = rows[there]
+    if not len(rows):
+        return
+    pixels = (picture for picture in pictures if not isinstance(picture, UnreadablePicture))
     again = np.stack(list(OpenVinoRuntime(graph).run(pixels)))
     difference = np.abs(learned.probabilities(again) - learned.probabilities(features[rows])).max()
     if difference > MAX_DISAGREEMENT:
@@ -524,16 +540,18 @@ def _mistakes(
         return ()
     rows = np.flatnonzero(learned.scored)
     probs = learned.probabilities(features[rows])
-    return tuple(
-        reports.Mistake(
-            path=str(catalog.paths[rows[worst]]),
-            actual=catalog.classes[catalog.labels[rows[worst]]],
-            predicted=catalog.classes[int(probs[worst].argmax())],
-            confidence=float(probs[worst].max()),
-            thumbnail_jpeg=thumbnail(read_file(catalog.paths[rows[worst]])),
-        )
-        for worst in reports.worst_mistakes(probs, catalog.labels[rows])
-    )
+    mistakes = []
+    for worst in reports.worst_mistakes(probs, catalog.labels[rows]):
+        path = str(catalog.paths[rows[worst]])
+        try:
+            small = thumbnail(read_file(path), THUMBNAIL_PX)
+        except UnreadablePicture:
+            # Taken away while the run went on.
+            continue
+        actual = catalog.classes[catalog.labels[rows[worst]]]
+        predicted = catalog.classes[int(probs[worst].argmax())]
+        mistakes.append(reports.Mistake(path, actual, predicted, float(probs[worst].max()), small))
+    return tuple(mistakes)
 
 
 def _summary(catalog: Catalog, learned: _Learned, scores: Scores | None) -> tuple[str, ...]:

@@ -556,7 +556,7 @@ def test_thumbnails(
 ) -> None:
     """A thumbnail is a JPEG whose longer side is 160 px, never enlarged, and looks the same."""
     data = encode(scene(width, height), "PNG", orientation=6)
-    small = Image.open(io.BytesIO(thumbnail(data)))
+    small = Image.open(io.BytesIO(thumbnail(data, 160)))
     assert small.format == "JPEG"
     assert small.size == expected[::-1]
     whole = Image.fromarray(decode(data)).resize(small.size, Image.Resampling.BICUBIC)

@@ -390,7 +390,7 @@ def _resize(picture: Pixels, preprocessing: Preprocessing) -> Pixels:
     return np.asarray(PillowImage.fromarray(picture).resize(size, bilinear))
 
 
-def thumbnail(data: bytes, side_px: int = 160) -> bytes:
+def thumbnail(data: bytes, side_px: int) -> bytes:
     """Shrink a picture file to a JPEG whose longer side is side_px, upright.
 
     Raises:

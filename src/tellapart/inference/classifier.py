@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime, Precision
 from tellapart.bundle.bundle import Bundle, damaged, open_bundle
 from tellapart.bundle.manifest import Manifest
-from tellapart.data.pixels import Pixels, decode_many, evaluation_pixels, read_file
+from tellapart.data.pixels import (
+    PICTURE_SUFFIXES,
+    Pixels,
+    decode_many,
+    evaluation_pixels,
+    read_file,
+)
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.calibration import softmax
 
@@ -82,8 +88,15 @@ class Classifier:
         """Class names, in the order of every array of size K."""
         return self.manifest.classes
 
-    def predict(self, pictures: Iterable[str | Path], top: int = 5) -> list[Prediction]:
-        """Answer for each picture file, in order; unreadable ones have `error` set."""
+    def predict(
+        self, pictures: str | Path | Iterable[str | Path], top: int = 5
+    ) -> list[Prediction]:
+        """Answer for each picture file (or the only one), in order.
+
+        Unreadable ones have `error` set.
+        """
+        if isinstance(pictures, str | Path):
+            pictures = [pictures]
         return list(self.stream([str(path) for path in pictures], top))
 
     def stream(self, paths: Sequence[str], top: int = 5) -> Iterator[Prediction]:
@@ -177,8 +190,6 @@ def expand(inputs: Iterable[str]) -> list[str]:
 
     A path that is nothing of these stays as it is, so that it is answered with an error.
     """
-    from tellapart.data.pixels import PICTURE_SUFFIXES
-
     paths: list[str] = []
     for path in map(os.path.expanduser, inputs):
         # pathlib raises for a name that is too long, and takes no absolute pattern.

@@ -30,8 +30,8 @@ STEP = 10.0
 WORTH_A_SOLVE = 0.1
 WEAKEST_L2, STRONGEST_L2 = 1e-7, 1e2
 
-# Relative decrease at which a solve stops: tightening it to 1e-6 took three times as long and
-# moved validation log loss by less than 0.003.
+# Decrease of the loss (relative, above 1) at which a solve stops: tightening it to 1e-6 took three
+# times as long and moved validation log loss by less than 0.003.
 TOLERANCE = 1e-4
 MAX_STEPS = 200
 MEMORY = 10
