@@ -197,7 +197,7 @@ def test_learning_from_everything_scores_nothing(
 
 
 def test_a_score_on_valid_says_so(trained: Any, command: Command, tmp_path: Path) -> None:
-    """With train/ and valid/ folders alone, `selected_on` is true."""
+    """With train/ and valid/ folders alone, `selected_on` is true; the report says it in words."""
     for split, rows in (("train", slice(0, 15)), ("valid", slice(15, 20))):
         for name in "012":
             (tmp_path / "data" / split / name).mkdir(parents=True)
@@ -206,6 +206,8 @@ def test_a_score_on_valid_says_so(trained: Any, command: Command, tmp_path: Path
     found = one_object(command("train", tmp_path / "data", "-o", tmp_path / "x", "--json").out)
     assert (found["n_train"], found["n_valid"], found["n_test"]) == (45, 15, 0)
     assert found["accuracy"]["split"] == "valid"
+    page = Path(found["report"]).read_text(encoding="utf-8")
+    assert "if you choose between runs by this score, it becomes too hopeful" in page
     assert found["accuracy"]["selected_on"] is True
     assert found["n_computed"] == 0
 

@@ -510,7 +510,6 @@ def _report(
             counts={split: tuple(n) for split, n in catalog.counts().items()},
             scores=result.scores,
             scored_split=result.scored_split,
-            selected_on=result.scored_split == "valid",
             findings=result.findings,
             mistakes=_mistakes(catalog, features, learned),
             probe_path=tuple(

@@ -173,13 +173,6 @@ def test_without_scores_the_page_says_so() -> None:
     assert "Confusion matrix" not in page.text
 
 
-def test_a_score_on_pictures_that_chose_is_called_too_kind() -> None:
-    """The caveat appears exactly when the scored pictures also helped to choose."""
-    report = example(3)
-    assert "A little too kind" in render(replace(report, selected_on=True))
-    assert "A little too kind" not in render(report)
-
-
 def test_least_facts_still_make_a_page() -> None:
     """Everything optional can be missing."""
     page = Page(render(Report("t", "2026-03-01", (), ("a", "b"), {"train": (3, 4)}, None)))

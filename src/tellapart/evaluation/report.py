@@ -66,9 +66,9 @@ class Report:
     """Everything the page shows, as plain data.
 
     `made_on` is an ISO date and time. `summary` are sentences in plain words. `scores` is None
-    where no split was set aside to score; `selected_on` says that the scored pictures also helped
-    to choose. `counts` maps a split to its pictures per class, in the order of `classes`.
-    `speed_s` maps a stage to its seconds. Empty fields and None leave their section out.
+    where no split was set aside to score. `counts` maps a split to its pictures per class, in the
+    order of `classes`. `speed_s` maps a stage to its seconds. Empty fields and None leave their
+    section out.
     """
 
     title: str
@@ -78,7 +78,6 @@ class Report:
     counts: Mapping[str, tuple[int, ...]]
     scores: Scores | None
     scored_split: str | None = None
-    selected_on: bool = False
     findings: tuple[Finding, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
     probe_path: tuple[ProbePoint, ...] = ()
