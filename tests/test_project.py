@@ -92,7 +92,7 @@ def test_functions_are_short() -> None:
 
 
 def test_no_file_names_a_place_on_one_machine() -> None:
-    """No file that git keeps, or would keep, contains the absolute path of a workplace."""
+    """No file that git keeps, or would keep, contains an absolute path of one machine."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
