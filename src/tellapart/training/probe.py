@@ -6,7 +6,7 @@ pictures that score have no say in it. Needs no torch: learning again takes seco
 The solver is our own L-BFGS because of what was measured on 6552 x 1280 features and 102
 classes (2 cores): SciPy's takes 7.0 s for one strength, of which 2.5 s are its own double
 precision bookkeeping; this one takes 0.9 s to the same validation accuracy. It also solves the
-folds side by side: one matrix product for all of them runs at twice the speed of one each.
+folds side by side: one matrix product for all of them runs at 1.5 times the speed of one each.
 """
 
 from __future__ import annotations
