@@ -37,8 +37,7 @@ def compare(
     """Measure every way in turns; rates in pictures/s, and ratios within each turn."""
     from _plain_loop import pictures_per_s
 
-    from tellapart.backbones.extractor import read_pixels
-    from tellapart.data.pixels import decode_many
+    from tellapart.data.pixels import decode_many, read_pixels
 
     read = partial(read_pixels, preprocessing=network.backbone.preprocessing)
 
@@ -84,8 +83,7 @@ def one_core(paths: list[str], network: Network, repeats: int) -> dict[str, list
     import torch
     from _plain_loop import read, tutorial_transform
 
-    from tellapart.backbones.extractor import read_pixels
-    from tellapart.data.pixels import decode, read_file
+    from tellapart.data.pixels import decode, read_file, read_pixels
 
     torch.set_num_threads(1)
     preprocessing = network.backbone.preprocessing

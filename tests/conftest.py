@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,22 @@ def _run(*args: str | Path, cwd: Path | None = None, **env: str) -> subprocess.C
         timeout=300,
         check=False,
     )
+
+
+@pytest.fixture
+def limited_file_size() -> Callable[[int], AbstractContextManager[None]]:
+    """Let no file of this process grow beyond: as with a full disk, the write fails half-way."""
+
+    @contextmanager
+    def limited(n_bytes: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture(scope="session", autouse=True)

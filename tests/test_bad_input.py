@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -81,17 +80,6 @@ def tiny_disk(folder: Path, size: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
-
-
-@contextmanager
-def limited_file_size(n_bytes: int) -> Iterator[None]:
-    """Let no file of this process grow beyond: as with a full disk, the write fails half-way."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def every_error() -> list[type[errors.TellapartError]]:
@@ -380,7 +368,7 @@ def test_a_disk_without_room_for_the_bundle(trained: Any, refused: Command, out:
 
 
 def test_a_file_that_may_not_grow_leaves_the_old_one(
-    trained: Any, refused: Command, out: Path
+    trained: Any, refused: Command, out: Path, limited_file_size: Any
 ) -> None:
     """An earlier bundle of the same name stays as it was."""
     target = out / "x.tellapart"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.backbones.cache import prune
-from tellapart.backbones.extractor import Extractor, open_extractor, read_pixels
+from tellapart.backbones.extractor import Extractor, open_extractor
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.registry import DEFAULT_BACKBONE, find_backbone
 from tellapart.bundle.bundle import (
@@ -35,6 +35,7 @@ from tellapart.data.pixels import (
     decode_many,
     evaluation_pixels,
     read_file,
+    read_pixels,
     thumbnail,
 )
 from tellapart.data.splitting import assign_splits

@@ -6,14 +6,12 @@ import errno
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b, sha256
@@ -29,14 +27,13 @@ from PIL import Image
 
 from tellapart.backbones import frozen
 from tellapart.backbones.activations import Computed, KeptSet, compute, kept_set
-from tellapart.backbones.extractor import read_pixels
 from tellapart.backbones.frozen import freeze
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.registry import find_backbone
 from tellapart.backbones.weights import find_weights
 from tellapart.bundle.bundle import open_bundle
 from tellapart.data import pixels
-from tellapart.data.pixels import Preprocessing
+from tellapart.data.pixels import Preprocessing, read_pixels
 from tellapart.errors import DiskFull, MissingExtra, NotWritable
 from tellapart.progress import Progress
 
@@ -90,17 +87,6 @@ def features(paths: list[Path], kept: KeptSet | None = None, level: Any = "quiet
 def shards(cache: Path) -> list[Path]:
     """All shards, oldest first."""
     return sorted(cache.glob("activations/*/*.npy"))
-
-
-@contextmanager
-def limited_file_size(n_bytes: int) -> Iterator[None]:
-    """Let no file of this process grow beyond: as a full disk, the write fails half-way."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_nothing_is_computed_twice(files: list[Path], own_cache: Path) -> None:
@@ -265,7 +251,10 @@ def test_a_set_that_is_deleted_meanwhile_is_made_anew(files: list[Path]) -> None
 
 
 def test_a_full_disk_costs_only_the_keeping(
-    files: list[Path], own_cache: Path, capsys: pytest.CaptureFixture[str]
+    files: list[Path],
+    own_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    limited_file_size: Any,
 ) -> None:
     """The run goes on, says so once, and leaves nothing half-written; the next one computes."""
     with limited_file_size(600):

@@ -13,13 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tellapart.backbones.extractor import read_pixels
 from tellapart.backbones.frozen import FrozenBackbone, freeze
 from tellapart.backbones.openvino_runtime import BATCH, OpenVinoRuntime, as_kept, best_precision
 from tellapart.backbones.registry import find_backbone
 from tellapart.backbones.weights import find_weights
 from tellapart.bundle.bundle import open_bundle
-from tellapart.data.pixels import Pixels
+from tellapart.data.pixels import Pixels, read_pixels
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("TELLAPART_DATA", ROOT.parent / "shared" / "data"))

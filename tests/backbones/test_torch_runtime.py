@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tellapart.backbones.extractor import read_pixels
 from tellapart.backbones.frozen import freeze
 from tellapart.backbones.network import build_network
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.registry import find_backbone
 from tellapart.backbones.torch_runtime import BATCH, TorchRuntime
 from tellapart.backbones.weights import find_weights
-from tellapart.data.pixels import Pixels
+from tellapart.data.pixels import Pixels, read_pixels
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("TELLAPART_DATA", ROOT.parent / "shared" / "data"))

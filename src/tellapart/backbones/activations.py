@@ -56,13 +56,12 @@ class Computed:
 
     values: (N, D) float16; rows in `unreadable` are zero.
     unreadable: row -> reason.
-    n_computed: how many were computed now rather than found; `seconds` is the time it took.
+    n_computed: how many were computed now rather than found.
     """
 
     values: NDArray[np.float16]
     unreadable: dict[int, str]
     n_computed: int
-    seconds: float
 
 
 class KeptSet:
@@ -161,7 +160,6 @@ def compute(
     for path, digest in zip(paths, digests, strict=True):
         if digest not in kept:
             wanted.setdefault(digest, path)
-    start = time.perf_counter()
     errors: dict[bytes, str] = {}
     fed: deque[bytes] = deque()
 
@@ -182,9 +180,8 @@ def compute(
         finally:
             # Also on Ctrl-C: what was computed is kept.
             shard.flush()
-    seconds = time.perf_counter() - start
     unreadable = {row: errors[digest] for row, digest in enumerate(digests) if digest in errors}
-    return Computed(_gather(digests, kept), unreadable, len(wanted) - len(errors), seconds)
+    return Computed(_gather(digests, kept), unreadable, len(wanted) - len(errors))
 
 
 def _gather(digests: Sequence[bytes], kept: KeptSet) -> NDArray[np.float16]:

@@ -13,7 +13,7 @@ from tellapart.backbones.frozen import FrozenBackbone, freeze
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.registry import Backbone, find_backbone
 from tellapart.backbones.weights import Weights, find_weights
-from tellapart.data.pixels import Pixels, Preprocessing, evaluation_pixels, read_file
+from tellapart.data.pixels import read_pixels
 from tellapart.progress import Progress
 
 
@@ -60,12 +60,3 @@ def open_extractor(name: str, weights_file: Path | None, device: str) -> Extract
         network = build_network(backbone, weights)
         runtime = TorchRuntime(network, backbone.preprocessing, chosen)
     return Extractor(backbone, weights, frozen, runtime, chosen)
-
-
-def read_pixels(path: str, preprocessing: Preprocessing) -> Pixels:
-    """Read one picture file as the network sees it: (S, S, 3) uint8.
-
-    Raises:
-        UnreadablePicture.
-    """
-    return evaluation_pixels(read_file(path), preprocessing)

@@ -112,13 +112,20 @@ def evaluation_pixels(data: bytes, preprocessing: Preprocessing) -> Pixels:
     return fit_pixels(decode(data, math.ceil(shortest_px)), preprocessing)
 
 
+def read_pixels(path: str | Path, preprocessing: Preprocessing) -> Pixels:
+    """Read one picture file from disk as the network sees it: (S, S, 3) uint8.
+
+    Raises:
+        UnreadablePicture: the file cannot be opened, or is not a picture that can be read whole.
+    """
+    return evaluation_pixels(read_file(path), preprocessing)
+
+
 def fit_pixels(picture: Pixels, preprocessing: Preprocessing) -> Pixels:
     """Crop and scale a decoded (H, W, 3) picture to (S, S, 3) uint8."""
     if preprocessing.fit == "crop":
-        height, width = picture.shape[:2]
-        side = max(1, round(min(height, width) * preprocessing.crop_fraction))
-        top, left = (height - side) // 2, (width - side) // 2
-        picture = picture[top : top + side, left : left + side]
+        side = max(1, round(min(picture.shape[:2]) * preprocessing.crop_fraction))
+        picture = _centre_square(picture, side)
     return _resize(picture, preprocessing)
 
 
@@ -151,9 +158,7 @@ def augmented_pixels(
             break
     else:
         # So long and narrow that no crop fits; squashed whole it would look like nothing known.
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        picture = picture[top : top + side, left : left + side]
+        picture = _centre_square(picture, min(height, width))
     if generator.random() < augmentation.flip:
         picture = picture[:, ::-1]
     return _resize(picture, preprocessing)
@@ -372,6 +377,12 @@ def _wide_grey_to_rgb(grey: NDArray[Any]) -> Pixels:
         white = max(65535.0, top)
     eight = np.clip(values / white * 255 + 0.5, 0, 255).astype(np.uint8)
     return np.repeat(eight[:, :, None], 3, axis=2)
+
+
+def _centre_square(picture: Pixels, side_px: int) -> Pixels:
+    height, width = picture.shape[:2]
+    top, left = (height - side_px) // 2, (width - side_px) // 2
+    return picture[top : top + side_px, left : left + side_px]
 
 
 def _resize(picture: Pixels, preprocessing: Preprocessing) -> Pixels:

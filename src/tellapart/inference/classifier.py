@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from tellapart.data.pixels import (
     PICTURE_SUFFIXES,
     Pixels,
     decode_many,
-    evaluation_pixels,
-    read_file,
+    read_pixels,
 )
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.calibration import softmax
@@ -109,7 +108,8 @@ class Classifier:
 
     def logits(self, paths: Sequence[str]) -> Iterator[NDArray[np.float32] | UnreadablePicture]:
         """Yield (K,) logits of each picture file in order, or why it could not be read."""
-        pixels = decode_many(paths, self._read, workers=1 if len(paths) == 1 else None)
+        read = partial(read_pixels, preprocessing=self.manifest.preprocessing)
+        pixels = decode_many(paths, read, workers=1 if len(paths) == 1 else None)
         errors: dict[int, UnreadablePicture] = {}
         fed: list[int] = []
 
@@ -148,9 +148,6 @@ class Classifier:
         pairs = tuple((self.classes[index], float(probs[index])) for index in best)
         first = int(probs.argmax())
         return Prediction(path, self.classes[first], float(probs[first]), pairs)
-
-    def _read(self, path: str) -> Pixels:
-        return evaluation_pixels(read_file(path), self.manifest.preprocessing)
 
     @cached_property
     def _few(self) -> OpenVinoRuntime:

@@ -12,7 +12,7 @@ folds side by side: one matrix product for all of them runs at 1.5 times the spe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +96,7 @@ def fit_probe(
     return Probe(
         weight=np.ascontiguousarray(weight.T),
         bias=params[-1] - mean @ weight,
-        path=search.path(),
+        path=search.path(chosen.point),
         out_of_fold_logits=chosen.logits,
     )
 
@@ -146,7 +146,6 @@ class _Search:
         teaches = (folds[:, None] != np.arange(self.n_folds)).astype(np.float32)
         self._problem = _Problem(standard, labels, teaches, n_classes)
         self._points: list[ProbePoint] = []
-        self._best: _Tried | None = None
 
     def run(self) -> _Tried:
         """Go by factors of ten while it helps, then to the lowest point of a parabola."""
@@ -164,7 +163,6 @@ class _Search:
         if refined is not None:
             tried = self._try(refined, best.params)
             best = tried if tried.point.log_loss < best.point.log_loss else best
-        self._best = best
         return best
 
     def _lowest_between(self, l2: float) -> float | None:
@@ -182,11 +180,10 @@ class _Search:
         shift = step * (left - right) / (2 * bend) if bend > 0 else 0.0
         return float(10 ** (middle + shift)) if abs(shift) > WORTH_A_SOLVE else None
 
-    def path(self) -> tuple[ProbePoint, ...]:
+    def path(self, chosen: ProbePoint) -> tuple[ProbePoint, ...]:
         """Return what was tried, by rising strength, the chosen one marked."""
-        chosen = self._best.point.l2 if self._best else None
         return tuple(
-            ProbePoint(point.l2, point.log_loss, point.accuracy, chosen=point.l2 == chosen)
+            replace(point, chosen=point is chosen)
             for point in sorted(self._points, key=lambda point: point.l2)
         )
 
