@@ -35,6 +35,6 @@ class _Without:
 
 if __name__ == "__main__" and sys.argv[1:]:
     sys.meta_path[:] = [_Without(finder) for finder in sys.meta_path]
-    from tellapart.cli import main
+    from tellapart.cli.main import main
 
     main()

@@ -1,4 +1,4 @@
-"""Learn a head on real pictures with `tellapart train`, whole processes, nothing kept before.
+"""Learn a head with `tellapart train --recipe fast`, whole processes, nothing kept before.
 
 Flowers: 6552 pictures to learn from, scored on 818; then the same command again, on kept
 features, in a process where torch cannot be imported. Ants and bees: 245 and 153. Digits: what
@@ -49,8 +49,9 @@ def flowers(n: int, folder: Path) -> Path:
 def train(data: Path, folder: Path, torch: bool = True) -> dict[str, float]:
     """Train in a process of its own; the cache and what is written lie in the folder."""
     folder.mkdir(exist_ok=True)
-    command = tellapart("train", data, "-o", folder / "m.tellapart", "--json", "-q", torch=torch)
-    run = timed(command, TELLAPART_CACHE=str(folder / "cache"))
+    options = ("-o", folder / "m.tellapart", "--recipe", "fast", "--json", "-q")
+    places = {f"TELLAPART_{name.upper()}": str(folder / name) for name in ("cache", "runs")}
+    run = timed(tellapart("train", data, *options, torch=torch), **places)
     result = json.loads(run.output)
     accuracy, n_scored = result["accuracy"]["value"], result["accuracy"]["n"]
     return {

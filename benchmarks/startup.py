@@ -22,7 +22,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model.tellapart")
         print("Training the classifier to start ...", file=sys.stderr)
-        timed(tellapart("train", photos, "-o", model, "--quiet"), TELLAPART_CACHE=folder)
+        train = tellapart("train", photos, "-o", model, "--recipe", "fast", "--quiet")
+        timed(train, TELLAPART_CACHE=folder, TELLAPART_RUNS=f"{folder}/runs")
         commands: dict[str, list[str | Path]] = {
             "predict": tellapart("predict", model, *pictures, "--quiet", "--json"),
             "import timm": [sys.executable, "-c", "import timm"],

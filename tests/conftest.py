@@ -1,4 +1,4 @@
-"""What several test files share: a cache of their own, small data, a trained classifier."""
+"""What several test files share: a cache of their own, small data, trained classifiers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,28 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tellapart import TrainResult
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 FORMATS = Path(__file__).parent / "bundle" / "formats"
+
+# A tail phase that takes seconds. Its views change little: the head of so few and so clear
+# pictures is so sure of itself that a wrong answer costs it a loss that ends the phase.
+SMALL_TAIL: Mapping[str, Any] = {
+    "phases.2.epochs": 2,
+    "phases.2.views": 1,
+    "phases.2.batch": 16,
+    "phases.2.keep": "always",
+    "phases.2.augment": [
+        {"op": "random_resized_crop", "size_px": 224, "area": [0.9, 1.0], "aspect": [0.95, 1.05]}
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,21 @@ class Trained:
     bundle: Path
     facts: Mapping[str, Any]
     finished: subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A classifier with a tail that learned, made once for all tests, which may not change it.
+
+    settings: over the default recipe. check: the last check that ran before it was written, as a
+    function of the finished graph.
+    """
+
+    data: Path
+    bundle: Path
+    result: TrainResult
+    settings: Mapping[str, Any]
+    check: Callable[[bytes], None]
 
 
 def _run(*args: str | Path, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
@@ -70,10 +100,11 @@ def limited_file_size() -> Callable[[int], AbstractContextManager[None]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder for this session, so that the user's own is neither used nor filled."""
+    """Folders for cache and runs of this session: the user's own are neither used nor filled."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TELLAPART_CACHE", str(folder))
+        patch.setenv("TELLAPART_RUNS", str(tmp_path_factory.mktemp("runs")))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("COLUMNS", "80")
         yield folder
@@ -90,7 +121,7 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Outcome]:
     """Run `tellapart` inside the test process, which saves the seconds of a new one."""
-    from tellapart.cli import main
+    from tellapart.cli.main import main
 
     def call(*args: str | Path) -> Outcome:
         # What --debug sets must not outlive the test.
@@ -129,9 +160,66 @@ def small(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A classifier of the small digits. The network is exported here, once for all tests."""
     bundle = tmp_path_factory.mktemp("trained") / "small.tellapart"
-    finished = _run("train", small, "-o", bundle, "--json")
+    finished = _run("train", small, "-o", bundle, "--recipe", "fast", "--json")
     assert finished.returncode == 0, finished.stderr
     return Trained(small, bundle, json.loads(finished.stdout), finished)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def single_thread() -> Iterator[None]:
+    """Let torch use one thread: on a busy machine two that wait for each other are slower."""
+    with _one_thread():
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_tail() -> dict[str, Any]:
+    """Settings over the default recipe for a tail phase that takes seconds."""
+    return dict(SMALL_TAIL)
+
+
+@pytest.fixture(scope="session")
+def tuned(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    """A classifier of the small digits whose last blocks learned on kept views."""
+    import tellapart
+    from tellapart.pipeline import training
+    from tellapart.progress import Progress
+
+    bundle = tmp_path_factory.mktemp("tuned") / "small.tellapart"
+    checks = []
+    check = training._check_graph
+
+    def remembered(graph: bytes, *facts: Any) -> None:
+        checks.append(lambda other: check(other, *facts))
+        check(graph, *facts)
+
+    with pytest.MonkeyPatch.context() as patch, _one_thread():
+        patch.setattr(training, "_check_graph", remembered)
+        result = tellapart.train(
+            trained.data, bundle, settings=SMALL_TAIL, progress=Progress("quiet")
+        )
+    (only,) = checks
+    return Tuned(trained.data, bundle, result, SMALL_TAIL, only)
+
+
+@pytest.fixture
+def own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of runs for this test alone."""
+    folder = tmp_path / "runs"
+    monkeypatch.setenv("TELLAPART_RUNS", str(folder))
+    return folder
 
 
 @pytest.fixture

@@ -20,8 +20,12 @@ import pytest
 from PIL import Image
 
 from tellapart import errors
+from tellapart.training.recipe import builtin_recipes, load_recipe
+from tellapart.training.runs import list_runs
 
 Command = Callable[..., Any]
+
+FAST = ("--recipe", "fast")
 
 SUFFIXES = ".avif, .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff, .webp"
 
@@ -224,6 +228,136 @@ def test_an_unknown_backbone(refused: Command, out: Path, small: Path) -> None:
     )
 
 
+RECIPES = ", ".join(recipe.name for recipe in builtin_recipes())
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["--recipe", "fats"],
+            "There is no recipe \"fats\". Did you mean 'fast'? Expected was the path of a .toml "
+            f"file or one of: {RECIPES}. Nothing was trained.",
+        ),
+        (
+            ["--recipe", "zzz.toml"],
+            "The recipe zzz.toml cannot be opened: No such file or directory. Nothing was trained. "
+            "Check the path, or choose one of those that `tellapart recipes` lists.",
+        ),
+        (
+            ["--split", "half"],
+            "The recipe auto cannot be used: data.split = 'half': input should be 'auto', 'none', "
+            "'exact' or 'halve-test'. Nothing was trained. Correct these settings; `tellapart "
+            "recipes show auto` prints a whole one.",
+        ),
+        (
+            ["--set", "sed=3"],
+            "The recipe auto cannot be used: there is no setting sed (did you mean seed?). "
+            "Nothing was trained. Correct these settings; `tellapart recipes show auto` prints a "
+            "whole one.",
+        ),
+        (
+            ["--set", "phases.9.epochs=3"],
+            "The setting phases.9.epochs names no entry: this recipe has 2, counted from 1, and "
+            "'9' is not one of them. Nothing was trained.",
+        ),
+        (
+            ["--budget", "1m", "--set", "phases.2.keep=always"],
+            'The recipe auto cannot be used: budget_s needs phases with keep = "if_better": only '
+            "these may be left out. Nothing was trained. Correct these settings; `tellapart "
+            "recipes show auto` prints a whole one.",
+        ),
+    ],
+    ids=lambda value: value[1] if isinstance(value, list) else "",
+)
+def test_recipes_that_cannot_be_used(
+    args: list[str], message: str, refused: Command, out: Path, small: Path
+) -> None:
+    """Names and settings that are unknown, wrong, or contradict each other: what helps is named."""
+    start = time.monotonic()
+    for command in (["train", "-o", out / "x"], ["train", "--dry-run", "-o", out / "x"]):
+        assert refused(60, *command, small, *args) == message
+    assert time.monotonic() - start < 5
+
+
+def test_a_recipe_file_that_is_none(
+    refused: Command, out: Path, small: Path, tmp_path: Path
+) -> None:
+    """A file that is no TOML: where it breaks off, and what a whole one looks like."""
+    file = tmp_path / "x.toml"
+    file.write_text("name = [", encoding="utf-8")
+    assert refused(60, "train", small, "-o", out / "x", "--recipe", file) == (
+        f"The recipe {file} is no TOML: Invalid value (at end of document). Nothing was trained. "
+        f"`tellapart recipes show auto` prints one that is."
+    )
+
+
+@pytest.mark.parametrize(("recipe", "others"), [("fast", "it has none"), ("auto", "2")])
+def test_a_phase_without_a_rate(
+    recipe: str, others: str, refused: Command, out: Path, small: Path
+) -> None:
+    """The head that is solved for has none to find; which phases have is said."""
+    args = ("--recipe", recipe, "--phase", "1", "-o", out / "x.png")
+    assert refused(60, "find-lr", small, *args) == (
+        f"Phase 1 of the recipe {recipe} has no rate to find: expected one that learns by steps "
+        f"({others}). Nothing was done. Choose one with --phase, or another recipe with --recipe."
+    )
+
+
+def test_a_cut_that_is_nowhere(
+    trained: Any, refused: Command, out: Path, own_runs: Path, single_thread: None
+) -> None:
+    """Names come from the network at hand; all its stages are listed."""
+    stages = "conv_stem, blocks.0, blocks.1, blocks.2, blocks.3, blocks.4, blocks.5, blocks.6"
+    message = (
+        f"tf_efficientnet_lite0 has no part \"blocks.9\" to cut at. Did you mean 'blocks.6'? Its "
+        f"stages start at {stages}, conv_head; the cut is the first part that learns. Nothing was "
+        f"trained. `tellapart backbones show tf_efficientnet_lite0` lists all parts that can be "
+        f"named."
+    )
+    cut = ("--set", "phases.2.cut=blocks.9")
+    assert refused(13, "train", trained.data, "-o", out / "x", *cut) == message
+    assert refused(13, "backbones", "show", "lite0", "--cut", "blocks.9") == message
+
+
+def test_a_rate_that_ruins_the_network(
+    trained: Any,
+    small_tail: dict[str, Any],
+    refused: Command,
+    out: Path,
+    own_runs: Path,
+    single_thread: None,
+) -> None:
+    """A phase that must be kept and diverges: nothing is written, and the run says it failed."""
+    settings = {**small_tail, "phases.2.lr": 10.0, "phases.2.weight_decay": 0.0}
+    recipe = out.parent / "wild.toml"
+    load_recipe("auto", settings).save(recipe)
+    message = refused(61, "train", trained.data, "-o", out / "x", "--recipe", recipe)
+    assert re.fullmatch(
+        r"A phase that has to be kept gave no usable weights: the loss became \S+ in epoch [12]: "
+        r"most likely the rate 1\.0e\+01 is too high\. Expected was a loss that falls\. Nothing "
+        r'was written\. Lower lr, or find one with `tellapart find-lr` or lr = "auto"\.',
+        message,
+    )
+    (run,) = list_runs()
+    assert (run.state, run.accuracy) == ("failed", None)
+
+
+def test_going_on_from_what_is_no_classifier(
+    refused: Command, out: Path, small: Path, format_1: Path, tmp_path: Path
+) -> None:
+    """--from a file that is not there, is no bundle, or is of a network that is not known."""
+    args = ("train", small, "-o", out / "x", *FAST, "--from")
+    missing = tmp_path / "none.tellapart"
+    assert refused(20, *args, missing) == (
+        f"{missing} does not exist; expected a classifier file ending in .tellapart. Make one "
+        f"with: tellapart train FOLDER -o none.tellapart"
+    )
+    missing.write_bytes(b"junk")
+    assert refused(21, *args, missing).startswith(f"{missing} is not a whole tellapart classifier")
+    assert refused(10, *args, format_1).startswith('There is no backbone "mean_colour". ')
+
+
 def test_weights_that_are_nowhere(
     refused: Command, out: Path, small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -363,7 +497,7 @@ def test_a_disk_without_room_for_the_bundle(trained: Any, refused: Command, out:
     """The file system fills up while the bundle is written: no part of it stays."""
     target = out / "x.tellapart"
     with tiny_disk(out, "1m"):
-        message = refused(30, "train", trained.data, "-o", target)
+        message = refused(30, "train", trained.data, "-o", target, *FAST)
         assert message == full_message(target, errno.ENOSPC)
 
 
@@ -374,7 +508,7 @@ def test_a_file_that_may_not_grow_leaves_the_old_one(
     target = out / "x.tellapart"
     target.write_bytes(b"an earlier one")
     with limited_file_size(1_000_000):
-        message = refused(30, "train", trained.data, "-o", target)
+        message = refused(30, "train", trained.data, "-o", target, *FAST)
     assert message == full_message(target, errno.EFBIG)
     assert target.read_bytes() == b"an earlier one"
 
@@ -438,7 +572,7 @@ def test_an_error_nobody_foresaw(
         "callable. Run the same command with --debug and report what it prints.\n"
     )
     monkeypatch.setattr(sys, "argv", ["tellapart", "demo", str(tmp_path), "--debug"])
-    from tellapart.cli import main
+    from tellapart.cli.main import main
 
     with pytest.raises(TypeError):
         main()
@@ -448,7 +582,18 @@ def test_an_error_nobody_foresaw(
     ("args", "said"),
     [
         (["train"], "Missing argument"),
-        (["train", "x", "--split", "half"], "'half' is not one of 'auto', 'none'"),
+        (["train", "x", "--quality", "top"], "'top' is not one of 'fast', 'balanced', 'best'."),
+        (["train", "x", "--set", "epochs"], "--set epochs: expected NAME=VALUE, such as seed=1."),
+        (["train", "x", "--set", "=3"], "--set =3: expected NAME=VALUE, such as seed=1."),
+        (["train", "x", "--budget", "soon"], "--budget soon: expected a time such as 90s, 2m or "),
+        (["train", "x", "--budget", "-3s"], "--budget -3s: expected a time such as 90s, 2m or 1h."),
+        (
+            ["find-lr", "x", "--start", "1", "--end", "1"],
+            "--start must be above 0 and below --end.",
+        ),
+        (["find-lr", "x", "--steps", "3"], "Invalid value for '--steps'"),
+        (["backbones", "show"], "Missing argument"),
+        (["recipes", "show"], "Missing argument"),
         (["predict", "x"], "Missing argument"),
         (["predict", "x", "y", "--top", "0"], "Invalid value for '--top'"),
         (["predict", "x", "y", "--json", "--csv"], "--json and --csv exclude each other."),

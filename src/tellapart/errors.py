@@ -11,7 +11,8 @@
     ├── BackboneError        the frozen network
     │   ├── UnknownBackbone       10   no backbone of that name
     │   ├── WeightsNotFound       11   its weights are nowhere on this machine, and no network
-    │   └── WeightsRefused        12   the weights found are not this backbone's
+    │   ├── WeightsRefused        12   the weights found are not this backbone's
+    │   └── UnknownCut            13   the backbone has no part of that name to cut at
     ├── BundleError          the .tellapart file
     │   ├── BundleNotFound        20
     │   ├── BundleDamaged         21   truncated, altered, or not a bundle
@@ -19,6 +20,9 @@
     ├── OutputError          writing what was made
     │   ├── DiskFull              30
     │   └── NotWritable           31
+    ├── BadRecipe                60   a recipe with unknown, wrong or contradicting settings
+    ├── TrainingDiverged         61   the loss grew without bound, or became no number
+    ├── CannotResume             62   no interrupted run, or one of another recipe or data
     ├── MissingExtra             40   something that `pip install tellapart[train]` brings
     ├── DeviceNotAvailable       41   asked for cuda or mps on a machine without
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
@@ -99,6 +103,12 @@ class WeightsRefused(BackboneError):
     exit_code = 12
 
 
+class UnknownCut(BackboneError):
+    """The backbone has no part of the name at which it was to be cut."""
+
+    exit_code = 13
+
+
 class BundleError(TellapartError):
     """The .tellapart file."""
 
@@ -135,6 +145,24 @@ class NotWritable(OutputError):
     """The folder or file may not be written."""
 
     exit_code = 31
+
+
+class BadRecipe(TellapartError):
+    """The recipe is not there, or its settings are unknown, wrong or contradict each other."""
+
+    exit_code = 60
+
+
+class TrainingDiverged(TellapartError):
+    """A phase that had to be kept ended with a loss that is no number."""
+
+    exit_code = 61
+
+
+class CannotResume(TellapartError):
+    """There is no interrupted run to go on with, or it had another recipe or other data."""
+
+    exit_code = 62
 
 
 class MissingExtra(TellapartError):

@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from hashlib import blake2b, sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -26,14 +25,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tellapart.backbones import frozen
-from tellapart.backbones.activations import Computed, KeptSet, compute, kept_set
+from tellapart.backbones.activations import Filled, KeptSet, fill, gather, kept_set
+from tellapart.backbones.extractor import Computed, Extractor
 from tellapart.backbones.frozen import freeze
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.registry import find_backbone
 from tellapart.backbones.weights import find_weights
 from tellapart.bundle.bundle import open_bundle
-from tellapart.data import pixels
-from tellapart.data.pixels import Preprocessing, read_pixels
+from tellapart.data import augmentation, pixels
+from tellapart.data.augmentation import Flip, RandomResizedCrop
+from tellapart.data.pixels import Pixels, Preprocessing, evaluation_pixels, read_file, read_pixels
 from tellapart.errors import DiskFull, MissingExtra, NotWritable
 from tellapart.progress import Progress
 
@@ -43,11 +44,13 @@ RUNTIME = OpenVinoRuntime(STORED.graph, precision="f32")
 TINY = Preprocessing(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 FACTS = {"backbone": "tiny", "graph": "a", "view": "plain"}
 
+FAST = ("--recipe", "fast", "--json")
+
 # Small shards, so that there is something to go on from after a moment.
 TRAIN_IN_SMALL_SHARDS = """
 import tellapart.backbones.activations as activations
 activations.SHARD_PICTURES = 16
-from tellapart.cli import main
+from tellapart.cli.main import main
 main()
 """
 
@@ -76,12 +79,26 @@ def digest(path: Path) -> bytes:
     return blake2b(path.read_bytes(), digest_size=16).hexdigest().encode()
 
 
+def read_plain(path: str, digest: bytes, wanted: tuple[int, ...]) -> list[Pixels]:
+    """Read a picture as evaluation does, for the one set that lacks it."""
+    return [read_pixels(path, TINY)]
+
+
+def filled(
+    paths: list[Path], sets: Sequence[KeptSet], read: Any = read_plain, level: Any = "quiet"
+) -> Filled:
+    """Fill sets with the mean colours of pictures."""
+    names = [str(path) for path in paths]
+    return fill(names, [digest(p) for p in paths], read, RUNTIME, sets, Progress(level))
+
+
 def features(paths: list[Path], kept: KeptSet | None = None, level: Any = "quiet") -> Computed:
     """Compute, or find again, the mean colours of pictures."""
     kept = kept or kept_set("tiny", STORED.graph, TINY, RUNTIME, "features")
-    read = partial(read_pixels, preprocessing=TINY)
-    names = [str(path) for path in paths]
-    return compute(names, [digest(p) for p in paths], read, RUNTIME, kept, Progress(level))
+    done = filled(paths, [kept], level=level)
+    return Computed(
+        gather([digest(path) for path in paths], kept), done.unreadable, done.n_computed
+    )
 
 
 def shards(cache: Path) -> list[Path]:
@@ -144,7 +161,7 @@ def test_unreadable_pictures_are_told_and_not_kept(files: list[Path]) -> None:
 
 
 def test_everything_that_can_change_the_numbers_is_in_the_key(files: list[Path]) -> None:
-    """Another graph, preprocessing, precision, output or backbone: nothing is found."""
+    """Another graph, preprocessing, precision, output, view or backbone: nothing is found."""
     features(files)
     other_graph = STORED.graph + b"\x72\x00"
     for changed in (
@@ -152,6 +169,7 @@ def test_everything_that_can_change_the_numbers_is_in_the_key(files: list[Path])
         kept_set("tiny", other_graph, TINY, RUNTIME, "features"),
         kept_set("tiny", STORED.graph, replace(TINY, fit="squash"), RUNTIME, "features"),
         kept_set("tiny", STORED.graph, TINY, RUNTIME, "logits"),
+        kept_set("tiny", STORED.graph, TINY, RUNTIME, "features", "0"),
         kept_set(
             "tiny", STORED.graph, TINY, OpenVinoRuntime(STORED.graph, precision="bf16"), "features"
         ),
@@ -165,10 +183,94 @@ def test_the_key_names_the_code_that_decodes(files: list[Path], own_cache: Path)
     features(files)
     (about,) = own_cache.glob("activations/*/about.json")
     facts = json.loads(about.read_text(encoding="utf-8"))
-    code = sha256(Path(pixels.__file__).read_bytes()).hexdigest()[:16]
+    sources = (Path(module.__file__).read_bytes() for module in (pixels, augmentation))
+    code = sha256(b"".join(sources)).hexdigest()[:16]
     names = ("simplejpeg", "kornia_rs", "pillow")
     assert facts["decoder"] == ", ".join([code, *(f"{name} {version(name)}" for name in names)])
     assert facts["graph"] == sha256(STORED.graph).hexdigest()
+
+
+def test_a_file_is_read_once_for_all_sets(files: list[Path]) -> None:
+    """The reader is asked for a picture once, for exactly the sets that lack it."""
+    sets = [kept_set("tiny", STORED.graph, TINY, RUNTIME, "features", view) for view in "abc"]
+    asked: list[tuple[str, tuple[int, ...]]] = []
+
+    def read(path: str, digest: bytes, wanted: tuple[int, ...]) -> list[Pixels]:
+        asked.append((Path(path).name, wanted))
+        return [read_pixels(path, TINY) + np.uint8(100 * number) for number in wanted]
+
+    assert filled(files[:5], sets[1:2]).n_computed == 5
+    assert filled(files[5:8], sets[:1]).n_computed == 3
+    assert filled(files[:10], sets, read).n_computed == 10
+    wanted = [(0, 2)] * 5 + [(1, 2)] * 3 + [(0, 1, 2)] * 2
+    assert sorted(asked) == [(path.name, one) for path, one in zip(files, wanted, strict=False)]
+    assert filled(files[:10], sets, read).n_computed == 0
+    assert len(asked) == 10
+    digests = [digest(path) for path in files[:10]]
+    reds = [gather(digests, kept)[:, 0] * 255 for kept in sets]
+    np.testing.assert_allclose(reds[0], np.arange(10), atol=0.1)
+    np.testing.assert_allclose(reds[1], [*range(5), *range(105, 110)], atol=0.1)
+    np.testing.assert_allclose(reds[2], np.arange(200, 210), atol=0.1)
+
+
+def test_an_unreadable_file_is_told_once_for_all_sets(files: list[Path]) -> None:
+    """What was computed is counted in pictures, not views; no set holds what cannot be read."""
+    files[4].write_bytes(b"")
+    sets = [kept_set("tiny", STORED.graph, TINY, RUNTIME, "features", view) for view in "ab"]
+    done = filled(files[:6], sets, lambda path, *_: read_plain(path, b"", (0,)) * 2)
+    assert (done.n_computed, done.unreadable) == (5, {4: "is empty (0 bytes)"})
+    assert [digest(files[4]) in kept for kept in sets] == [False, False]
+    assert not gather([digest(files[4]), digest(files[5])], sets[0])[0].any()
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> list[Path]:
+    """Pictures of which every part differs."""
+    noise = np.random.default_rng(0).integers(0, 256, (3, 12, 10, 3), dtype=np.uint8)
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, picture in zip(paths, noise, strict=True):
+        Image.fromarray(picture).save(path)
+    return paths
+
+
+def test_views_are_kept_one_set_each(drawn: list[Path], own_cache: Path) -> None:
+    """Numbers and augmentation name a view: the same is found again, another is computed."""
+    tiny = Extractor(find_backbone("tf_efficientnet_lite0"), STORED.graph, TINY, RUNTIME)
+    files = [str(path) for path in drawn], [digest(path) for path in drawn]
+    quiet = Progress("quiet")
+    crops = (RandomResizedCrop(), Flip())
+    sets = tiny.views(*files, crops, [(0, 0), (0, 1), (7, 0)], quiet)
+    views = np.stack([gather(files[1], kept) for kept in sets])
+    assert views.shape == (3, 3, 3)
+    assert len(np.unique(views.reshape(9, 3), axis=0)) == 9
+    before = shards(own_cache)
+    assert len(before) == 3
+    again = tiny.views(*files, crops, [(7, 0), (0, 0)], quiet)
+    np.testing.assert_array_equal(gather(files[1], again[0]), views[2])
+    np.testing.assert_array_equal(gather(files[1], again[1]), views[0])
+    assert shards(own_cache) == before
+    (other,) = tiny.views(*files, crops[:1], [(0, 0)], quiet)
+    assert other.folder not in {kept.folder for kept in sets}
+    plain = tiny.features(*files, quiet)
+    assert plain.n_computed == 3
+    alone = (evaluation_pixels(read_file(path), TINY) for path in drawn)
+    np.testing.assert_array_equal(plain.values, np.stack(list(RUNTIME.run(alone))))
+    kept = tiny.plain(*files, quiet)
+    np.testing.assert_array_equal(gather(files[1], kept), plain.values)
+
+
+def test_activations_keep_their_shape() -> None:
+    """Maps (C, H, W) come back as they were, also after memory was given back."""
+    maps = np.random.default_rng(0).normal(size=(4, 6, 3, 2)).astype(np.float16)
+    digests = [f"{number:032x}".encode() for number in range(4)]
+    assert KeptSet(FACTS).add(digests, list(maps)) is None
+    kept = KeptSet(FACTS)
+    kept.forget()
+    np.testing.assert_array_equal(gather(digests[::-1], kept), maps[::-1])
+    kept.forget()
+    assert kept.get(digests[2]).shape == (6, 3, 2)
+    np.testing.assert_array_equal(gather([*digests, b"f" * 32], kept)[:4], maps)
+    assert not gather([b"f" * 32, digests[0]], kept)[0].any()
 
 
 @given(
@@ -366,7 +468,7 @@ def many(digits: Path, tmp_path: Path) -> Path:
 def start_training(*args: str | Path) -> subprocess.Popen[str]:
     """Start a training that keeps what it computes every 16 pictures."""
     return subprocess.Popen(
-        [sys.executable, "-c", TRAIN_IN_SMALL_SHARDS, "train", *map(str, args), "--json"],
+        [sys.executable, "-c", TRAIN_IN_SMALL_SHARDS, "train", *map(str, args), *FAST],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -400,12 +502,12 @@ def test_a_run_that_is_stopped_goes_on_from_what_was_kept(
     # Stopped between writing a shard and forgetting it, a run writes it once more: no harm.
     kept = {bytes(digest) for path in shards(warm_cache) for digest in np.load(path)["digest"]}
     assert 16 <= len(kept) < 200
-    resumed = json.loads(command("train", many, "-o", bundle, "--json").out)
+    resumed = json.loads(command("train", many, "-o", bundle, *FAST).out)
     assert resumed["n_computed"] == 200 - len(kept)
 
     shutil.rmtree(warm_cache / "activations")
     fresh = tmp_path / "fresh.tellapart"
-    assert json.loads(command("train", many, "-o", fresh, "--json").out)["n_computed"] == 200
+    assert json.loads(command("train", many, "-o", fresh, *FAST).out)["n_computed"] == 200
     assert open_bundle(bundle).graph == open_bundle(fresh).graph
     assert open_bundle(bundle).manifest.scores == open_bundle(fresh).manifest.scores
 
@@ -432,7 +534,7 @@ def test_without_a_cache_everything_still_works(
     """Neither network nor features can be kept: both are said once, and the result is there."""
     (tmp_path / "file").touch()
     bundle = tmp_path / "small.tellapart"
-    ended = run("train", small, "-o", bundle, TELLAPART_CACHE=str(tmp_path / "file"))
+    ended = run("train", small, "-o", bundle, *FAST, TELLAPART_CACHE=str(tmp_path / "file"))
     assert ended.returncode == 0
     assert ended.stderr.count("Going on without keeping the network: ") == 1
     assert ended.stderr.count("Going on without keeping what is computed: ") == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ import openvino as ov
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from torchvision import models
 
@@ -28,7 +28,7 @@ from tellapart.backbones.network import (
     golden_picture,
 )
 from tellapart.backbones.registry import BACKBONES, Backbone, find_backbone
-from tellapart.backbones.weights import find_weights
+from tellapart.backbones.weights import Weights, find_weights, random_weights
 from tellapart.data.pixels import evaluation_pixels
 from tellapart.errors import WeightsRefused
 
@@ -46,15 +46,6 @@ ALL = [
     )
     for backbone in BACKBONES
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for each other make this file four times slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def own_model(backbone: Backbone) -> nn.Module:
@@ -226,13 +217,63 @@ def test_another_variant_s_weights_are_refused(same_sum: bool) -> None:
     )
 
 
-def test_a_head_of_another_size_is_refused(tmp_path: Path) -> None:
-    """A mis-shaped entry is named with both shapes."""
+@pytest.mark.parametrize(
+    ("name", "shape"), [("resnet18", (10, 512)), ("squeezenet1_1", (3, 512, 1, 1))]
+)
+def test_a_head_for_other_classes_is_left_out(
+    name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """What somebody trained for their own classes is taken, with a fresh head for 1000."""
+    backbone = find_backbone(name)
+    state = own_model(backbone).state_dict()
+    state |= {
+        f"{backbone.head}.weight": torch.ones(shape),
+        f"{backbone.head}.bias": torch.ones(len(torch.ones(shape))),
+    }
+    torch.save(state, tmp_path / "own.pth")
+    weights = find_weights(backbone, tmp_path / "own.pth")
+    network, again = build_network(backbone, weights), build_network(backbone, weights)
+    x = noise(backbone)
+    with torch.no_grad():
+        assert torch.equal(network.features(x), random_network(backbone).features(x))
+    assert isinstance(network.head, nn.Linear)
+    assert network.head.weight.shape == (1000, 512)
+    assert 0 < network.head.weight.std() < 0.1
+    assert torch.equal(network.head.weight, dict(again.head.named_parameters())["weight"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"fc.weight": (1000, 100)}, r"fc.weight has shape \(1000, 100\) instead of \(1000, 512\)"),
+        ({"fc.weight": (10, 100), "fc.bias": (10,)}, r"fc.weight has shape \(10, 100\) instead of"),
+        ({"fc.weight": (10, 512)}, r"fc.weight has shape \(10, 512\) instead of \(1000, 512\)"),
+        ({"fc.bias": (10,)}, r"fc.bias has shape \(10,\) instead of \(1000,\)"),
+        ({"fc.weight": (), "fc.bias": ()}, r"fc.weight has shape \(\) instead of \(1000, 512\)"),
+        (
+            {"fc.weight": (10, 512), "fc.bias": (10,), "bn1.bias": (3,)},
+            r"bn1.bias has shape \(3,\) instead of \(64,\)\. Expected",
+        ),
+    ],
+)
+def test_a_mis_shaped_entry_is_refused(
+    changed: dict[str, tuple[int, ...]], problem: str, tmp_path: Path
+) -> None:
+    """Anything else that does not fit is named with both shapes."""
     state = own_model(RESNET18).state_dict()
-    state["fc.weight"] = torch.zeros(10, 512)
-    torch.save(state, tmp_path / "ten.pth")
-    with pytest.raises(WeightsRefused, match=r"fc.weight has shape \(10, 512\) instead of \(1000,"):
-        build_network(RESNET18, find_weights(RESNET18, tmp_path / "ten.pth"))
+    state |= {name: torch.zeros(shape) for name, shape in changed.items()}
+    torch.save(state, tmp_path / "wrong.pth")
+    with pytest.raises(WeightsRefused, match=problem):
+        build_network(RESNET18, find_weights(RESNET18, tmp_path / "wrong.pth"))
+
+
+def test_weights_without_a_head_are_refused(tmp_path: Path) -> None:
+    """A head that is not there at all is missing, not for other classes."""
+    state = own_model(RESNET18).state_dict()
+    del state["fc.weight"], state["fc.bias"]
+    torch.save(state, tmp_path / "headless.pth")
+    with pytest.raises(WeightsRefused, match=r"fc\.weight is missing; fc\.bias is missing"):
+        build_network(RESNET18, find_weights(RESNET18, tmp_path / "headless.pth"))
 
 
 def bare(state: dict[str, Tensor], file: Path) -> None:
@@ -423,10 +464,77 @@ def test_export_is_the_same_bytes_each_time_and_changes_nothing() -> None:
     assert all(torch.equal(before[name], weight) for name, weight in network.state_dict().items())
 
 
-def test_another_head_can_be_put_in() -> None:
-    """A head for other classes takes the old one's place and names."""
-    network = random_network(find_backbone("squeezenet1_1"))
-    network.model.set_submodule(network.head_name, nn.Linear(network.n_features, 4))
-    logits = network.head(network.features(noise(network.backbone)))
-    assert logits.shape == (1, 4)
-    assert network.state_dict()["classifier.1.weight"].shape == (4, 512)
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
+def test_a_new_head_is_drawn_as_asked(name: str) -> None:
+    """Xavier changes the weight alone, within Glorot's bound; the bias is as it always comes."""
+    network = random_network(find_backbone(name))
+    drawn = {}
+    for how in ("new", "xavier"):
+        torch.manual_seed(5)
+        network.new_head(3, how)  # type: ignore[arg-type]
+        assert network.state_dict()[f"{network.head_name}.weight"].shape == (3, 512)
+        drawn[how] = {key: value.detach() for key, value in network.head.named_parameters()}
+    torch.manual_seed(5)
+    theirs = nn.Linear(512, 3)
+    assert torch.equal(drawn["new"]["weight"], theirs.weight)
+    assert torch.equal(drawn["new"]["bias"], theirs.bias)
+    assert torch.equal(drawn["xavier"]["bias"], theirs.bias)
+    largest = float(drawn["xavier"]["weight"].abs().max())
+    assert 512**-0.5 < 0.9 * (6 / (512 + 3)) ** 0.5 < largest <= (6 / (512 + 3)) ** 0.5
+    with torch.no_grad():
+        assert network.head(network.features(noise(network.backbone))).shape == (1, 3)
+
+
+def test_a_head_can_be_set() -> None:
+    """A solved head gives its logits, learns later, and costs no random number."""
+    network = random_network(RESNET18)
+    weight = np.random.default_rng(0).normal(size=(4, 512)).astype(np.float32)
+    bias = np.arange(4, dtype=np.float32)
+    before = torch.random.get_rng_state()
+    network.set_head(weight, bias)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    features = torch.randn(2, 512)
+    logits = network.head(features)
+    np.testing.assert_allclose(logits.detach(), features.numpy() @ weight.T + bias, rtol=1e-3)
+    weight[:] = 0  # the caller's array stays the caller's
+    assert torch.equal(network.head(features), logits)
+    logits.sum().backward()
+    assert all(value.grad is not None for value in network.head.parameters())
+
+
+def test_what_a_bundle_holds_builds_the_network_again() -> None:
+    """From safetensors bytes the trained network comes back; its head is put in by hand."""
+    network = random_network(RESNET18)
+    network.new_head(3)
+    data = save({name: value.contiguous() for name, value in network.state_dict().items()})
+    weights = Weights(Path("it.tellapart"), "0" * 64, "bundle it.tellapart", "x", data)
+    again, x = build_network(RESNET18, weights), noise(RESNET18)
+    with torch.no_grad():
+        assert torch.equal(again.features(x), network.features(x))
+    own = {name: value.detach().numpy() for name, value in network.head.named_parameters()}
+    again.set_head(own["weight"], own["bias"])
+    assert list(again.state_dict()) == list(network.state_dict())
+    for name, value in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_bytes_that_are_no_weights_are_refused() -> None:
+    """Damaged bytes meet the message of damaged files, with where they came from."""
+    weights = Weights(Path("it.tellapart"), "0" * 64, "bundle it.tellapart", "x", b"no weights")
+    with pytest.raises(
+        WeightsRefused, match=r"^it.tellapart \(bundle it.tellapart\) is no file of"
+    ):
+        build_network(RESNET18, weights)
+
+
+def test_random_weights_depend_on_their_seed_alone() -> None:
+    """The same seed gives the same network, whatever was drawn before, and draws nothing."""
+    one = build_network(RESNET18, random_weights(RESNET18, 1)).state_dict()
+    torch.manual_seed(99)
+    before = torch.random.get_rng_state()
+    same = build_network(RESNET18, random_weights(RESNET18, 1)).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    other = build_network(RESNET18, random_weights(RESNET18, 2)).state_dict()
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+    assert not torch.equal(one["fc.weight"], other["fc.weight"])

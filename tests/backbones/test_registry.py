@@ -90,3 +90,12 @@ def test_every_backbone_can_come_from_somewhere() -> None:
     for backbone in BACKBONES:
         assert backbone.hub_id or backbone.weights_file
         assert backbone.licence in {"Apache-2.0", "BSD-3-Clause"}
+
+
+def test_every_backbone_says_where_it_can_be_cut() -> None:
+    """Each has stages in order, none twice, and its tail starts at one of the last of them."""
+    for backbone in BACKBONES:
+        assert len(backbone.cuts) > 3
+        assert len(set(backbone.cuts)) == len(backbone.cuts)
+        assert backbone.tail in backbone.cuts[-4:]
+        assert 1 <= backbone.min_size_px <= 75

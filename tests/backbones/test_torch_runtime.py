@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tellapart.backbones.frozen import freeze
-from tellapart.backbones.network import build_network
+from tellapart.backbones.network import build_network, export_graph
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.registry import find_backbone
 from tellapart.backbones.torch_runtime import BATCH, TorchRuntime
@@ -81,3 +81,37 @@ def test_the_identity_names_library_device_and_precision(runtime: TorchRuntime) 
     """What torch computed is never taken for what OpenVINO did."""
     assert runtime.identity.startswith("torch ")
     assert runtime.identity.endswith(" cpu f32")
+
+
+def test_a_prefix_gives_what_openvino_gives(
+    runtime: TorchRuntime, photos: list[Pixels], trained: Any
+) -> None:
+    """Cut at the tail, both runtimes give the same maps; the parts before may have been training.
+
+    In 16 bits torch on a processor is as far from 32 as OpenVINO is.
+    """
+    network = build_network(LITE0, find_weights(LITE0))
+    network.model.train()
+    stop, preprocessing = network.cut_index(LITE0.tail), LITE0.preprocessing
+    graph = export_graph(network, preprocessing, cut=LITE0.tail)
+    exact = np.stack(list(OpenVinoRuntime(graph, "activations", "f32").run(photos)))
+    ours = np.stack(list(TorchRuntime(network, preprocessing, "cpu", stop=stop).run(photos)))
+    fast = TorchRuntime(network, preprocessing, "cpu", stop=stop, precision="bf16-mixed")
+    fast_ours = np.stack(list(fast.run(photos))).astype(np.float32)
+    assert ours.shape == (len(photos), 192, 7, 7)
+    assert ours.dtype == np.float16
+    largest = np.abs(exact).max()
+    assert np.abs(ours.astype(np.float32) - exact).max() < 0.001 * largest
+    assert 0 < np.quantile(np.abs(fast_ours - exact), 0.99) < 0.02 * largest
+    assert fast.identity == runtime.identity.replace(" f32", " bf16")
+
+
+def test_flipping_averages_over_the_mirror(runtime: TorchRuntime, photos: list[Pixels]) -> None:
+    """The features of a picture and of its mirror, averaged, are one picture's."""
+    network = build_network(LITE0, find_weights(LITE0))
+    flipping = TorchRuntime(network, LITE0.preprocessing, "cpu", flip=True)
+    both = np.stack(list(flipping.run(photos[:3]))).astype(np.float32)
+    plain = np.stack(list(runtime.run(photos[:3]))).astype(np.float32)
+    mirrored = np.stack(list(runtime.run([photo[:, ::-1] for photo in photos[:3]])))
+    assert np.abs(both - (plain + mirrored) / 2).max() < 0.001 * plain.max()
+    assert np.abs(both - plain).max() > 0.01 * plain.max()

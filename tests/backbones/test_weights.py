@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tellapart.backbones.registry import find_backbone
-from tellapart.backbones.weights import available_offline, find_weights
+from tellapart.backbones.weights import available_offline, find_weights, random_weights
 from tellapart.errors import WeightsNotFound, WeightsRefused
 
 RESNET18 = find_backbone("resnet18")
@@ -150,6 +150,17 @@ def test_a_named_file_that_is_not_there(tmp_path: Path) -> None:
         "Expected was a state dict (.pth, .pt, .bin or .safetensors). Nothing was loaded; "
         "correct --weights, or leave it out to use the pretrained weights."
     )
+
+
+def test_random_weights_say_so() -> None:
+    """Nobody takes them for trained ones: the words are plain, the key names seed and libraries."""
+    weights = random_weights(RESNET18, 7)
+    assert weights.origin == "random weights, nothing learned yet; seed 7"
+    assert weights.sha256.startswith("random weights of resnet18, seed 7, torch ")
+    assert (weights.seed, weights.data, weights.licence) == (7, None, "none")
+    assert weights == random_weights(RESNET18, 7)
+    assert weights.sha256 != random_weights(RESNET18, 8).sha256
+    assert weights.sha256 != random_weights(find_backbone("resnet34"), 7).sha256
 
 
 def test_torch_s_cache_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

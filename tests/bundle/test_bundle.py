@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -15,11 +16,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import timm
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from safetensors.numpy import load, save
+from safetensors.torch import load as load_tensors
 
+import tellapart
+from tellapart.backbones.network import build_network, export_graph
+from tellapart.backbones.openvino_runtime import OpenVinoRuntime
+from tellapart.backbones.registry import find_backbone
+from tellapart.backbones.weights import random_weights
 from tellapart.bundle.bundle import (
     MEMBERS,
     Bundle,
@@ -30,8 +39,19 @@ from tellapart.bundle.bundle import (
     write_bundle,
 )
 from tellapart.bundle.manifest import FORMAT
-from tellapart.errors import BundleDamaged, BundleError, BundleFromFuture, BundleNotFound
+from tellapart.data.catalog import SPLITS
+from tellapart.data.pixels import evaluation_pixels, read_file
+from tellapart.errors import (
+    BundleDamaged,
+    BundleError,
+    BundleFromFuture,
+    BundleNotFound,
+    TellapartError,
+)
+from tellapart.evaluation.calibration import fit_temperature
 from tellapart.inference.classifier import Classifier
+from tellapart.progress import Progress
+from tellapart.training.recipe import load_recipe
 
 Members = dict[str, bytes]
 
@@ -235,14 +255,115 @@ def test_training_again_gives_the_same_classifier(
 ) -> None:
     """Trained again, all but date and timings, and what hangs on them, is the same bytes."""
     again = tmp_path / "small.tellapart"
-    assert command("train", trained.data, "-o", again, "--quiet").code == 0
-    one, two = members(trained.bundle), members(again)
-    for name in ("graph.onnx", "weights.safetensors", "features.safetensors"):
-        assert one[name] == two[name]
-    first, second = (json.loads(parts["manifest.json"]) for parts in (one, two))
-    for facts in (first, second):
-        del facts["made_on"], facts["sha256"]["report.html"]
-    assert first == second
+    args = ("train", trained.data, "-o", again, "--recipe", "fast", "--quiet")
+    assert command(*args).code == 0
+    assert lasting(again) == lasting(trained.bundle)
+
+
+@pytest.mark.slow
+def test_tuning_again_gives_the_same_classifier(
+    tuned: Any, tmp_path: Path, single_thread: None
+) -> None:
+    """Where the network learned by random steps, too: the seed decides, to the last bit."""
+    again = tmp_path / "small.tellapart"
+    tellapart.train(tuned.data, again, settings=tuned.settings, progress=Progress("quiet"))
+    assert lasting(again) == lasting(tuned.bundle)
+
+
+def lasting(path: Path) -> Members:
+    """The members of a bundle without date and timings, and without what hangs on them."""
+    parts = members(path)
+    facts = json.loads(parts["manifest.json"])
+    del facts["made_on"], facts["sha256"]["report.html"], parts["report.html"]
+    for phase in facts["recipe"]["done"]:
+        del phase["seconds"]
+    return parts | {"manifest.json": json.dumps(facts).encode()}
+
+
+def test_a_tuned_bundle_holds_the_same_parts(tuned: Any, tmp_path: Path) -> None:
+    """A network that learned travels like one that did not; nothing is lost on the way."""
+    assert set(members(tuned.bundle)) == MEMBERS
+    bundle = open_bundle(tuned.bundle)
+    assert bundle.manifest.format == FORMAT
+    copy = tmp_path / "copy.tellapart"
+    write_bundle(
+        copy, bundle.manifest, bundle.graph, bundle.weights, bundle.features, bundle.report
+    )
+    assert copy.read_bytes() == tuned.bundle.read_bytes()
+    assert bundle.features.features.shape == (60, 1280)
+    assert bundle.features.features.dtype == np.float16
+    counts = {name: int((bundle.features.splits == name).sum()) for name in SPLITS}
+    assert counts == tuned.result.counts
+
+
+def test_the_manifest_says_how_it_was_made(tuned: Any) -> None:
+    """Every setting of the recipe, and of each phase what learned, and why that stays."""
+    facts = dict(open_bundle(tuned.bundle).manifest.recipe)
+    head, tail = facts.pop("done")
+    assert (head["learns"], head["kept"], head["best_epoch"]) == ("head", True, None)
+    assert (tail["learns"], tail["kept"]) == ("tail", True)
+    assert tail["best_epoch"] in (1, 2)
+    assert re.fullmatch(r"log loss [\d.]+, accuracy [\d.]+% on valid", tail["reason"])
+    assert facts == load_recipe("auto", tuned.settings).facts()
+
+
+def test_the_tail_learned_and_nothing_else(tuned: Any, trained: Any) -> None:
+    """Weights from the cut on differ from those it came with; before it not one bit does."""
+    new, old = (load(open_bundle(one.bundle).weights) for one in (tuned, trained))
+    assert new.keys() == old.keys()
+    changed = {name for name in old if not np.array_equal(new[name], old[name])}
+    # Few pictures: the tail starts at the last stage, the head convolution.
+    assert changed == {
+        "conv_head.weight",
+        "bn2.weight",
+        "bn2.bias",
+        "classifier.weight",
+        "classifier.bias",
+    }
+
+
+def test_the_weights_are_the_architectures_own(tuned: Any) -> None:
+    """Loaded strictly into timm's own network, they give the logits of the bundle's graph."""
+    bundle = open_bundle(tuned.bundle)
+    model = timm.create_model(bundle.manifest.backbone, num_classes=3).eval()
+    model.load_state_dict(load_tensors(bundle.weights), strict=True)
+    pictures = [str(path) for path in sorted(tuned.data.rglob("*.png"))[::7]]
+    preprocessing = bundle.manifest.preprocessing
+    pixels = np.stack([evaluation_pixels(read_file(path), preprocessing) for path in pictures])
+    mean, std = (torch.tensor(values) for values in (preprocessing.mean, preprocessing.std))
+    with torch.no_grad():
+        theirs = model(((torch.tensor(pixels) / 255 - mean) / std).permute(0, 3, 1, 2)).numpy()
+    ours = np.stack(list(OpenVinoRuntime(bundle.graph, "logits", "f32").run(iter(pixels))))
+    np.testing.assert_allclose(theirs, ours, atol=2e-3 * np.abs(ours).max())
+
+
+def test_a_tuned_temperature_comes_from_valid(tuned: Any) -> None:
+    """Once more than the head learned there are no out-of-fold predictions: valid decides."""
+    bundle = open_bundle(tuned.bundle)
+    assert bundle.manifest.calibration.fitted_on == "valid"
+    kept = bundle.features
+    weight, bias = head_of(bundle.graph)
+    valid = kept.splits == "valid"
+    logits = kept.features[valid].astype(np.float32) @ weight.T + bias
+    expected = fit_temperature(logits, kept.labels[valid])
+    assert bundle.manifest.calibration.temperature == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_graph_that_says_something_else_is_not_written(tuned: Any) -> None:
+    """The last check before writing: a graph that disagrees with what was scored is refused."""
+    bundle = open_bundle(tuned.bundle)
+    tuned.check(bundle.graph)
+    backbone = find_backbone(bundle.manifest.backbone)
+    other = build_network(backbone, random_weights(backbone, 0))
+    with pytest.raises(TellapartError) as refused:
+        tuned.check(export_graph(other, bundle.manifest.preprocessing))
+    assert re.fullmatch(
+        r"The finished classifier gives probabilities that differ by up to [01]\.\d\d from those "
+        r"that were scored, on 10 pictures; at most 0\.1 was expected\. Nothing was written\. If "
+        r"pictures changed during the run, train again; otherwise clear what is kept with "
+        r"`tellapart cache --clear` and report it\.",
+        str(refused.value),
+    )
 
 
 def test_a_missing_bundle_says_how_to_make_one(tmp_path: Path) -> None:

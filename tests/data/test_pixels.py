@@ -21,14 +21,14 @@ from PIL import Image, ImageOps, features
 from tellapart.data.pixels import (
     MAX_MEGAPIXELS,
     PICTURE_SUFFIXES,
-    Augmentation,
     Preprocessing,
-    augmented_pixels,
     decode,
     decode_many,
     evaluation_pixels,
     fit_pixels,
     read_file,
+    resize,
+    shortest_needed_px,
     thumbnail,
     to_rgb,
 )
@@ -84,8 +84,11 @@ def reference(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
         side = max(1, round(min(width, height) * preprocessing.crop_fraction))
         left, top = (width - side) // 2, (height - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    size = (preprocessing.size_px, preprocessing.size_px)
-    return np.asarray(image.resize(size, RESAMPLING[preprocessing.interpolation]))
+    inner = preprocessing.size_px
+    outer = inner if preprocessing.fit == "crop" else round(inner / preprocessing.crop_fraction)
+    image = image.resize((outer, outer), RESAMPLING[preprocessing.interpolation])
+    edge = (outer - inner) // 2
+    return np.asarray(image.crop((edge, edge, edge + inner, edge + inner)))
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
@@ -171,6 +174,34 @@ def test_any_size_as_pillow_resizes_it(
     found = evaluation_pixels(data, preprocessing)
     assert found.shape == (preprocessing.size_px, preprocessing.size_px, 3)
     assert difference(found, reference(data, preprocessing)) < 3
+
+
+def test_squash_then_centre_crop_as_torchvision_does(scene: Scene) -> None:
+    """Squashed to 256 and cropped to 224, a picture has the pixels that torchvision gives it."""
+    from torchvision.transforms import v2  # seconds to import, for this test alone
+
+    squash = Preprocessing(
+        224, HALF, HALF, fit="squash", crop_fraction=0.875, interpolation="bilinear"
+    )
+    transform = v2.Compose([v2.Resize((256, 256)), v2.CenterCrop(224)])
+    picture = scene(500, 375)
+    found = fit_pixels(picture, squash)
+    np.testing.assert_array_equal(found, np.asarray(transform(Image.fromarray(picture))))
+    assert found.flags.c_contiguous
+
+
+def test_what_is_decoded_is_enough_for_the_resize() -> None:
+    """Twice the side that the picture is scaled to, crop included."""
+    assert shortest_needed_px(Preprocessing(224, HALF, HALF)) == 448
+    assert shortest_needed_px(Preprocessing(224, HALF, HALF, crop_fraction=0.875)) == 512
+    assert shortest_needed_px(Preprocessing(33, HALF, HALF, crop_fraction=0.9)) == 74
+
+
+def test_resizing_to_its_own_size_changes_nothing(scene: Scene) -> None:
+    """A picture that has the size already is returned as it is, in either interpolation."""
+    picture = scene(32, 32)
+    for interpolation in ("bicubic", "bilinear"):
+        np.testing.assert_array_equal(resize(picture, 32, interpolation), picture)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 500])
@@ -468,83 +499,6 @@ def test_any_bytes_are_no_crash(data: bytes) -> None:
     """Arbitrary bytes are UnreadablePicture."""
     with pytest.raises(UnreadablePicture):
         decode(data)
-
-
-def test_augmented_views_follow_from_the_generator(scene: Scene, encode: Encode) -> None:
-    """The same generator gives the same view; another gives another."""
-    data = encode(scene(200, 150), "JPEG")
-    preprocessing = Preprocessing(32, HALF, HALF)
-
-    def view(seed: int) -> np.ndarray:
-        return augmented_pixels(data, preprocessing, Augmentation(), np.random.default_rng(seed))
-
-    np.testing.assert_array_equal(view(1), view(1))
-    assert difference(view(1), view(2)) > 1
-
-
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    width=st.integers(1, 400),
-    height=st.integers(1, 400),
-    seed=st.integers(0, 1000),
-    fmt=st.sampled_from(["JPEG", "PNG"]),
-)
-def test_augmented_views_are_parts_of_the_picture(
-    scene: Scene, encode: Encode, width: int, height: int, seed: int, fmt: str
-) -> None:
-    """A view of any picture has the right shape, and tones that lie within the picture's."""
-    data = encode(scene(width, height), fmt)
-    generator = np.random.default_rng(seed)
-    view = augmented_pixels(data, Preprocessing(32, HALF, HALF), Augmentation(), generator)
-    assert view.shape == (32, 32, 3)
-    assert view.dtype == np.uint8
-    whole = decode(data).astype(int)
-    spread = 20 + 0.1 * np.ptp(whole)  # bicubic overshoots
-    assert view.min() >= whole.min() - spread
-    assert view.max() <= whole.max() + spread
-
-
-def test_augmentation_keeps_to_its_ranges(encode: Encode) -> None:
-    """Crops hold the promised share of the area and aspect, and half of them are mirrored."""
-    ramp = np.broadcast_to(np.linspace(0, 255, 256), (256, 256))
-    picture = np.stack([ramp, ramp.T, np.full_like(ramp, 9)], axis=-1).astype(np.uint8)
-    data = encode(picture, "PNG")
-    generator = np.random.default_rng(0)
-    area, aspect, mirrored = [], [], []
-    for _ in range(300):
-        view = augmented_pixels(data, Preprocessing(64, HALF, HALF), Augmentation(), generator)
-        rise = view.astype(float)[:, -1, 0].mean() - view[:, 0, 0].mean()
-        width, height = (
-            abs(rise) + 3,
-            view[-1, :, 1].mean() - view.astype(float)[0, :, 1].mean() + 3,
-        )
-        area.append(width * height / 256**2)
-        aspect.append(width / height)
-        mirrored.append(rise < 0)
-    assert 0.33 < min(area) < 0.45
-    assert 0.9 < max(area) < 1.03
-    assert 0.73 < min(aspect) < 0.8
-    assert 1.25 < max(aspect) < 1.37
-    assert 0.4 < np.mean(mirrored) < 0.6
-
-
-def test_a_view_of_a_long_picture_is_its_centre(scene: Scene, encode: Encode) -> None:
-    """Where no crop fits, the view is the centre square that evaluation sees, not squashed."""
-    data = encode(scene(600, 60), "PNG")
-    preprocessing = Preprocessing(32, HALF, HALF)
-    still = Augmentation(flip=0.0)
-    view = augmented_pixels(data, preprocessing, still, np.random.default_rng(0))
-    np.testing.assert_array_equal(view, evaluation_pixels(data, preprocessing))
-
-
-def test_an_unreadable_picture_has_no_view() -> None:
-    """Augmentation raises what decoding raises."""
-    with pytest.raises(UnreadablePicture, match=r"^is empty \(0 bytes\)$"):
-        augmented_pixels(
-            b"", Preprocessing(8, HALF, HALF), Augmentation(), np.random.default_rng(0)
-        )
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import random_split
+from torchvision.datasets import ImageFolder
 
 from tellapart.data.catalog import SPLITS, Catalog, scan
-from tellapart.data.splitting import Fractions, assign_splits, split_by_content
-from tellapart.errors import TooFewPictures
+from tellapart.data.splitting import (
+    Fractions,
+    assign_splits,
+    split_by_content,
+    torch_permutation,
+)
+from tellapart.errors import AmbiguousData, TooFewPictures
 
 Tree = Callable[..., Path]
 
@@ -273,6 +281,209 @@ def test_no_folder_to_learn_from(names: tuple[str, ...], said: str) -> None:
         f"pets holds {said} folders but no pictures to learn from. Expected class folders in "
         f"pets/train. Nothing was trained. Add them, or name the folder to learn from train."
     )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 330, 2**31 - 1, 2**32 - 1, 2**32, 2**63 - 1, -1, -330])
+def test_the_permutation_is_torch_s(seed: int) -> None:
+    """Torch's own randperm draws the same order from the same seed, around its block sizes too."""
+    for n in (0, 1, 2, 3, 4, 15, 16, 17, 31, 100, 623, 624, 625, 1249, 2200, 5000):
+        generator = torch.Generator().manual_seed(seed)
+        expected = torch.randperm(n, generator=generator).numpy()
+        np.testing.assert_array_equal(torch_permutation(n, seed), expected)
+
+
+@given(st.integers(1, 5000), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_any_permutation_is_torch_s(n: int, seed: int) -> None:
+    """Whatever the number of pictures and the seed, the order is torch's."""
+    expected = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
+    np.testing.assert_array_equal(torch_permutation(n, seed), expected)
+
+
+def test_a_large_permutation_is_torch_s() -> None:
+    """The order of a quarter of a million pictures is torch's."""
+    expected = torch.randperm(250_000, generator=torch.Generator().manual_seed(7)).numpy()
+    np.testing.assert_array_equal(torch_permutation(250_000, 7), expected)
+
+
+def splits_of_torch(root: Path, train: float, valid: float, seed: int) -> dict[str, str]:
+    """Path -> split, as ImageFolder and random_split give it in the tutorials."""
+    dataset = ImageFolder(str(root))
+    sizes = [int(train * len(dataset)), int(valid * len(dataset))]
+    sizes.append(len(dataset) - sum(sizes))
+    parts = random_split(dataset, sizes, generator=torch.Generator().manual_seed(seed))
+    return {
+        dataset.imgs[row][0]: name
+        for name, part in zip(SPLITS, parts, strict=True)
+        for row in part.indices
+    }
+
+
+# Names and subfolders that sort differently by whole path and by folder, then name.
+AWKWARD = {
+    "10": 9,
+    "2": ["z.jpg", "A.JPG", "b.jpg", "b 1.jpg", "ä.jpg", "a10.jpg", "a9.jpg"],
+    "2/sub": 4,
+    "2/b": 3,
+    "2/b 2/deep": 3,
+    "2/b.jpg.d": 2,
+    "角度正": 8,
+}
+
+
+@pytest.mark.parametrize("seed", [0, 330])
+@pytest.mark.parametrize("shares", [(0.7, 0.2, 0.1), (0.5, 0.25, 0.25), (0.34, 0.33, 0.33)])
+def test_the_exact_split_is_torch_s(
+    shares: tuple[float, float, float], seed: int, tree: Tree
+) -> None:
+    """Each file is on the side where ImageFolder and random_split put it."""
+    root = tree(AWKWARD)
+    train, valid, test = shares
+    for given_train in (train, 1 - valid - test):
+        fractions = Fractions(given_train, valid, test)
+        catalog = assign_splits(scan(root), "exact", fractions=fractions, seed=seed)
+        found = dict(zip(catalog.paths.tolist(), catalog.splits.tolist(), strict=True))
+        assert found == splits_of_torch(root, train, valid, seed)
+
+
+def test_the_exact_split_of_the_facades() -> None:
+    """2200 pictures, shares 0.7, 0.2, 0.1 and seed 330: 1540, 440 and 220, pinned."""
+    catalog = catalog_of([(number, number // 1100, "") for number in range(2200)])
+    paths = np.array([f"facades/{row // 1100}/{row:04d}.jpg" for row in range(2200)])
+    catalog = replace(catalog, paths=paths)
+    splits = assign_splits(catalog, "exact", fractions=Fractions(0.7, 0.2, 0.1), seed=330).splits
+    assert [int((splits == name).sum()) for name in SPLITS] == [1540, 440, 220]
+    expected = torch.randperm(2200, generator=torch.Generator().manual_seed(330)).numpy()
+    np.testing.assert_array_equal(np.flatnonzero(splits == "test"), np.sort(expected[1980:]))
+    assert np.flatnonzero(splits == "test")[:5].tolist() == [1, 8, 16, 24, 32]
+
+
+def test_shares_that_do_not_add_up_to_the_last_digit() -> None:
+    """A share of 1 - 0.2 - 0.1 counts as 0.7: int(0.7 * 90) is 62, with or without noise."""
+    assert int((1 - 0.2 - 0.1) * 90) == 63
+    catalog = catalog_of([(number, number % 2, "") for number in range(90)])
+    for train in (0.7, 1 - 0.2 - 0.1):
+        splits = assign_splits(catalog, "exact", fractions=Fractions(train, 0.2, 0.1)).splits
+        assert int((splits == "train").sum()) == 62
+
+
+def test_the_exact_split_without_a_test_share() -> None:
+    """Without a share for test nothing is left over for it."""
+    catalog = catalog_of([(number, number % 2, "") for number in range(37)])
+    splits = assign_splits(catalog, "exact", fractions=Fractions(0.8, 0.2, 0.0)).splits
+    assert [int((splits == name).sum()) for name in SPLITS] == [29, 8, 0]
+
+
+def test_the_exact_split_forgets_and_separates_copies() -> None:
+    """What is remembered does not count, and copies of one picture may be on several sides."""
+    catalog = catalog_of([(number % 5, number % 5 % 2, "") for number in range(100)])
+    remembered = dict.fromkeys(catalog.digests.tolist(), "test")
+    plain = assign_splits(catalog, "exact").splits
+    assert assign_splits(catalog, "exact", remembered).splits.tolist() == plain.tolist()
+    assert len(set(plain[::5].tolist())) == 3
+
+
+@pytest.mark.parametrize("names", [("train", "valid"), ("train", "test"), ("valid",), SPLITS])
+def test_the_exact_split_of_split_folders_is_refused(names: tuple[str, ...]) -> None:
+    """Folders that give splits are not mixed; the message says what to choose."""
+    rows = [(number, number % 2, names[number // 2 % len(names)]) for number in range(60)]
+    with pytest.raises(AmbiguousData) as error:
+        assign_splits(catalog_of(rows), "exact")
+    assert str(error.value) == (
+        f"pets holds {' and '.join(names)} folders, and the split exact would mix their pictures. "
+        f"Expected a folder of class folders alone. Nothing was trained. To keep the folders' own "
+        f'splits choose the split "auto"; to draw anew, name one folder, such as pets/train, as '
+        f"the data."
+    )
+
+
+def test_the_exact_split_of_train_alone() -> None:
+    """A folder that holds only train/ is split as one without splits would be."""
+    rows = [(number, number % 2) for number in range(60)]
+    one, two = (
+        assign_splits(catalog_of([(*row, given_split) for row in rows]), "exact", seed=3)
+        for given_split in ("", "train")
+    )
+    assert one.splits.tolist() == two.splits.tolist()
+
+
+@pytest.mark.parametrize("scored", ["valid", "test"])
+def test_half_of_the_test_folder_chooses(scored: str, tree: Tree) -> None:
+    """The scoring folder is cut as the tutorial cuts it; train stays as it is."""
+    folders = {f"{scored}/{name}": what for name, what in AWKWARD.items()}
+    root = tree({"train/10": 5, "train/2": 5, "train/角度正": 5, **folders})
+    for share in (0.2, 0.5):
+        catalog = assign_splits(scan(root), "halve-test", fractions=Fractions(1, share, 0), seed=5)
+        images = ImageFolder(str(root / scored)).imgs
+        indices = list(range(len(images)))
+        np.random.seed(5)
+        np.random.shuffle(indices)
+        chooses = {images[row][0] for row in indices[: int(np.floor(share * len(images)))]}
+        for path, split in zip(catalog.paths.tolist(), catalog.splits.tolist(), strict=True):
+            if Path(path).is_relative_to(root / "train"):
+                assert split == "train"
+            else:
+                assert split == ("valid" if path in chooses else "test")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("",), "no split folders"),
+        (("train",), "train"),
+        (("test",), "test"),
+        (SPLITS, "train and valid and test"),
+    ],
+)
+def test_no_folder_to_halve(names: tuple[str, ...], said: str) -> None:
+    """Without train and exactly one folder for scoring, the message says what was found."""
+    rows = [(number, number % 2, names[number // 2 % len(names)]) for number in range(60)]
+    with pytest.raises(AmbiguousData) as error:
+        assign_splits(catalog_of(rows), "halve-test")
+    assert str(error.value) == (
+        f"pets holds {said}. The split halve-test expects a folder to learn from and one to score "
+        f"on, pets/train and pets/test, and cuts the second in two. Nothing was trained. Choose "
+        f'the split "auto", or arrange the folders so.'
+    )
+
+
+def test_another_seed_is_another_split() -> None:
+    """Both random ways follow from the seed alone."""
+    flat = catalog_of([(number, number % 2, "") for number in range(200)])
+    given_test = catalog_of(
+        [(number, number % 2, "train" if number < 100 else "test") for number in range(200)]
+    )
+    for catalog, how in ((flat, "exact"), (given_test, "halve-test")):
+        first, again, other = (
+            assign_splits(catalog, how, seed=seed).splits.tolist() for seed in (1, 1, 2)
+        )
+        assert first == again
+        assert first != other
+
+
+@given(st.integers(20, 300), st.floats(0.2, 0.6), st.floats(0.0, 0.39), st.integers(0, 99))
+@settings(max_examples=50)
+def test_every_picture_is_on_one_side_in_the_right_number(
+    n: int, train: float, valid: float, seed: int
+) -> None:
+    """The exact split gives int(train * n) and int(valid * n) pictures, and the rest to test."""
+    catalog = catalog_of([(number, number % 2, "") for number in range(n)])
+    train, valid = round(train, 4), round(valid, 4)
+    fractions = Fractions(train, valid, 1 - train - valid)
+    try:
+        splits = assign_splits(catalog, "exact", fractions=fractions, seed=seed).splits
+    except TooFewPictures:  # Chance left a class with fewer than two to learn from.
+        return
+    counts = [int((splits == name).sum()) for name in SPLITS]
+    assert counts == [int(train * n), int(valid * n), n - int(train * n) - int(valid * n)]
+
+
+def test_an_unknown_way_to_split() -> None:
+    """A way that does not exist is the caller's mistake, and the message lists those that do."""
+    catalog = catalog_of([(number, number % 2, "") for number in range(12)])
+    message = 'how is \'random\'; expected "auto", "none", "exact" or "halve-test"'
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        assign_splits(catalog, "random")
 
 
 def test_only_the_splits_change() -> None:

@@ -18,10 +18,11 @@ from PIL import Image
 
 from tellapart.data.inspection import Finding
 from tellapart.evaluation.calibration import softmax
-from tellapart.evaluation.charts import HEIGHT, WIDTH, line_chart
+from tellapart.evaluation.curves import CurvePoint
 from tellapart.evaluation.report import (
     Calibration,
     Mistake,
+    PhaseRow,
     ProbePoint,
     Report,
     percent,
@@ -34,6 +35,20 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 SPACE = "\N{NO-BREAK SPACE}"
+CURVES = tuple(
+    CurvePoint(phase, epoch, 0.5, 0.8, valid, accuracy, lr)
+    for phase, epoch, valid, accuracy, lr in (
+        (1, 1, 0.7, 0.7, 1e-3),
+        (1, 2, 0.6, 0.75, 1e-3),
+        (1, 3, 0.65, 0.75, 1e-3),
+        (2, 1, 0.6, 0.8, 4e-4),
+        (2, 2, None, None, 4e-4),
+    )
+)
+PHASES = (
+    PhaseRow("head", True, "log loss fell by <0.4>", 2, 31.2),
+    PhaseRow("tail", False, "accuracy fell", None, 183.0),
+)
 ODD_NAMES = ("<script>alert('x')</script>", "向日葵", "وردة", 'a "quoted" & ' + "very_long_" * 20)
 
 
@@ -83,6 +98,8 @@ def example(k: int, names: tuple[str, ...] = ()) -> Report:
         speed_s={"features": 83.0, "head": 1.5},
         pictures_per_s=231.4,
         facts={"backbone": "efficientnet_lite0"},
+        curves=CURVES,
+        phases=PHASES,
     )
 
 
@@ -218,15 +235,91 @@ def test_worst_mistakes_are_wrong_and_surest_first(seed: int, limit: int) -> Non
     np.testing.assert_array_equal(confidence[rows], expected)
 
 
-@given(points=st.lists(st.tuples(st.floats(1e-8, 1e8), st.floats(0, 100)), min_size=1, max_size=30))
-def test_chart_stays_in_its_frame(points: list[tuple[float, float]]) -> None:
-    """Points and ticks lie inside the frame, and the labels of an axis differ."""
-    chart = line_chart([x for x, _ in points], [y for _, y in points])
-    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in chart.points)
-    assert all(0 <= tick.at <= WIDTH for tick in chart.x_ticks)
-    assert all(0 <= tick.at <= HEIGHT for tick in chart.y_ticks)
-    for ticks in (chart.x_ticks, chart.y_ticks):
-        assert len({tick.label for tick in ticks}) == len(ticks) <= 8
+def words(html: str) -> str:
+    """Return the text of a page with single spaces."""
+    return " ".join(Page(html).text.split())
+
+
+def test_phases_are_told_in_words() -> None:
+    """Each phase says what learned, whether it was kept and why, its best epoch, and its time."""
+    text = words(render(example(3)))
+    assert "1. the last layer kept: log loss fell by <0.4> 2 of 3 31.2 s" in text
+    assert "2. the last blocks not kept: accuracy fell – 3 min 03 s" in text
+    assert "The phases of learning; each began with what those before it had kept" in text
+
+
+def test_one_phase_has_no_others() -> None:
+    """With a single phase nothing is said about earlier ones."""
+    text = Page(render(replace(example(3), phases=PHASES[:1], curves=CURVES[:3]))).text
+    assert "Learning had one phase" in text
+    assert "those before it" not in text
+
+
+def marks(html: str, style: str) -> int:
+    """Count the elements of the charts over the epochs that have this class."""
+    section = html[html.index('<section id="phases"') : html.index('<section id="learning"')]
+    return section.count(f'class="{style}"')
+
+
+def test_curves_of_both_splits_are_drawn() -> None:
+    """Loss and accuracy have a line for train and one for valid; the kept epoch is marked once."""
+    html = render(example(3))
+    assert marks(html, "curve train") == marks(html, "curve valid") == 2
+    assert marks(html, "pick") == 2  # not the best epoch of the phase that was not kept
+    assert marks(html, "curve rate") == 1
+    assert marks(html, "divider") == 3
+    assert marks(html, "dot train") == 2 * len(CURVES)
+
+
+def test_rate_that_stays_is_not_drawn() -> None:
+    """A chart of a level line would say nothing."""
+    same = tuple(replace(point, lr=0.1) for point in CURVES)
+    assert marks(render(replace(example(3), curves=same)), "curve rate") == 0
+
+
+def test_without_valid_the_curves_are_those_of_train() -> None:
+    """Where nothing was set aside neither line nor legend speaks of valid."""
+    curves = tuple(replace(point, valid_loss=None, valid_accuracy=None) for point in CURVES)
+    report = replace(example(3), curves=curves, phases=())
+    html = render(report)
+    assert marks(html, "curve train") == 2
+    assert marks(html, "curve valid") == 0
+    assert (
+        "valid" not in html[html.index('<section id="phases"') : html.index("The numbers of each")]
+    )
+
+
+def test_epochs_are_listed_as_numbers() -> None:
+    """The table has a row for each epoch, named by phase where there are several."""
+    text = words(render(example(3)))
+    assert "2 phase 1, epoch 2 0.5000 80.0 % 0.6000 75.0 % 1.0e-03" in text
+    assert "5 phase 2, epoch 2 0.5000 80.0 % – – 4.0e-04" in text
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e30, 0.0])
+def test_a_diverged_training_still_has_a_page(loss: float) -> None:
+    """Losses that are no numbers, huge or zero neither break the page nor reach its drawings."""
+    curves = tuple(replace(point, train_loss=loss, valid_loss=loss) for point in CURVES)
+    html = render(replace(example(3), curves=curves))
+    assert not [line for line in html.splitlines() if "<svg" in line and "nan" in line]
+    assert 'points="nan' not in html
+    assert ",nan" not in html
+
+
+def test_a_reason_is_text_never_html() -> None:
+    """What a phase says of itself starts no element."""
+    page = Page(render(replace(example(3), phases=(replace(PHASES[0], reason="<script>x"),))))
+    assert "script" not in page.tags
+    assert "kept: <script>x" in page.text
+
+
+def test_nothing_learned_in_phases_leaves_no_section() -> None:
+    """A page without phases and curves has neither their section nor a link to it."""
+    html = render(replace(example(3), curves=(), phases=()))
+    assert "How it learned" not in html
+    solved = render(replace(example(3), curves=()))
+    assert "<figcaption>Loss" not in solved
+    assert "How it learned" in solved
 
 
 @pytest.fixture(scope="module")

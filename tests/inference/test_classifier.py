@@ -138,11 +138,43 @@ def test_what_was_learned_from_is_what_is_seen_again(trained: Any, pictures: lis
     np.testing.assert_array_equal(again, bundle.features.features)
 
 
+def test_what_a_tail_made_is_what_is_seen_again(tuned: Any, pictures: list[str]) -> None:
+    """Features of a network that learned are those of its graph, whichever way they were computed.
+
+    Pictures that choose or score went through the finished graph, so they are equal. Those that
+    taught went on from activations that were kept in 16 bits.
+    """
+    bundle = open_bundle(tuned.bundle)
+    runtime = OpenVinoRuntime(bundle.graph)
+    seen = (evaluation_pixels(read_file(path), bundle.manifest.preprocessing) for path in pictures)
+    again = np.stack(list(runtime.run(seen))).astype(np.float32)
+    kept = bundle.features.features.astype(np.float32)
+    taught = bundle.features.splits == "train"
+    np.testing.assert_array_equal(again[~taught], kept[~taught])
+    assert np.abs(again - kept).max() < 0.06 * kept.max()
+    assert np.abs(again - kept).mean() < 0.002 * kept.max()
+
+
+def test_a_tuned_classifier_answers_right(tuned: Any, pictures: list[str]) -> None:
+    """It tells apart what it learned, with the confidence that was scored."""
+    answers = Classifier.load(tuned.bundle).predict(pictures)
+    right = [one.label == Path(one.path).parent.name for one in answers]
+    assert sum(right) >= 58
+    splits = open_bundle(tuned.bundle).features.splits
+    scored = np.flatnonzero(splits == "test")
+    scores = open_bundle(tuned.bundle).manifest.scores
+    assert scores is not None
+    assert np.mean([right[row] for row in scored]) == scores["accuracy"]["value"]
+    loss = [-np.log(dict(answers[row].top)[Path(answers[row].path).parent.name]) for row in scored]
+    assert np.mean(loss) == pytest.approx(scores["log_loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["trained", "tuned"])
 def test_the_graph_gives_the_same_logits_as_the_classifier(
-    trained: Any, pictures: list[str]
+    kind: str, request: pytest.FixtureRequest, pictures: list[str]
 ) -> None:
     """Another program that runs graph.onnx to its end gets our logits: 32 bits against 32."""
-    bundle = open_bundle(trained.bundle)
+    bundle = open_bundle(request.getfixturevalue(kind).bundle)
     classifier = Classifier(bundle, "f32")
     ours = np.stack([*classifier.logits(pictures)])  # type: ignore[arg-type]
     seen = (evaluation_pixels(read_file(path), bundle.manifest.preprocessing) for path in pictures)

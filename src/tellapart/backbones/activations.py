@@ -14,10 +14,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import mmap
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -50,16 +51,20 @@ class Runtime(Protocol):
         """Compute one activation for each picture, in order."""
 
 
-@dataclass(frozen=True)
-class Computed:
-    """Activations of (N,) pictures, and what could not be read.
+class Reader(Protocol):
+    """Something that turns a picture file into one array of pixels for each kept set asked for."""
 
-    values: (N, D) float16; rows in `unreadable` are zero.
-    unreadable: row -> reason.
-    n_computed: how many were computed now rather than found.
+    def __call__(self, path: str, digest: bytes, wanted: tuple[int, ...]) -> Sequence[Pixels]:
+        """Read one file; `wanted` are the numbers of the sets that lack it."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What was done to fill kept sets.
+
+    unreadable: row -> reason. n_computed: how many pictures were computed now, not found.
     """
 
-    values: NDArray[np.float16]
     unreadable: dict[int, str]
     n_computed: int
 
@@ -82,15 +87,22 @@ class KeptSet:
         return digest in self._where
 
     def get(self, digest: bytes) -> NDArray[np.float16]:
-        """Return the kept (D,) activation of a picture."""
+        """Return the kept activation of a picture: (D,) features, or (C, H, W) maps."""
         shard, row = self._where[digest]
         values: NDArray[np.float16] = self._shards[shard]["activation"][row]
         return values
 
+    def forget(self) -> None:
+        """Give memory back: what was read lately is read from disk again when needed."""
+        for shard in self._shards:
+            mapped = getattr(shard, "_mmap", None)
+            if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)
+
     def add(
         self, digests: Sequence[bytes], values: Sequence[NDArray[np.float16]]
     ) -> OutputError | None:
-        """Keep (D,) activations as one more shard.
+        """Keep activations, (D,) or (C, H, W) each, as one more shard.
 
         If it cannot be written they are kept in memory for this run, and the error is returned.
         """
@@ -128,9 +140,17 @@ class KeptSet:
 
 
 def kept_set(
-    backbone: str, graph: bytes, preprocessing: Preprocessing, runtime: Runtime, output: str
+    backbone: str,
+    graph: bytes,
+    preprocessing: Preprocessing,
+    runtime: Runtime,
+    output: str,
+    view: str = "plain",
 ) -> KeptSet:
-    """Open the kept set for a graph, a preprocessing and a runtime; new if there is none."""
+    """Open the kept set for a graph, a preprocessing, a runtime and a view; new if there is none.
+
+    view: "plain", or everything that decides how a random view is drawn.
+    """
     return KeptSet(
         {
             "backbone": backbone,
@@ -139,53 +159,61 @@ def kept_set(
             "decoder": _decoder_identity(),
             "runtime": runtime.identity,
             "output": output,
-            "view": "plain",
+            "view": view,
         }
     )
 
 
-def compute(
+def fill(
     paths: Sequence[str],
     digests: Sequence[bytes],
-    read: Callable[[str], Pixels],
+    read: Reader,
     runtime: Runtime,
-    kept: KeptSet,
+    sets: Sequence[KeptSet],
     progress: Progress,
-) -> Computed:
-    """Return the activations of all pictures: kept ones as they are, the others computed.
+) -> Filled:
+    """Compute what the sets lack of these pictures, and keep it.
 
-    Identical files are computed once. If the disk is full, the run goes on without keeping.
+    A file is decoded once for all sets, and identical files are computed once. If the disk is
+    full, the run goes on without keeping.
     """
-    wanted: dict[bytes, str] = {}
+    jobs: dict[bytes, tuple[str, bytes, tuple[int, ...]]] = {}
     for path, digest in zip(paths, digests, strict=True):
-        if digest not in kept:
-            wanted.setdefault(digest, path)
+        wanted = tuple(number for number, kept in enumerate(sets) if digest not in kept)
+        if wanted and digest not in jobs:
+            jobs[digest] = (path, digest, wanted)
     errors: dict[bytes, str] = {}
-    fed: deque[bytes] = deque()
+    fed: deque[tuple[int, bytes]] = deque()
 
     def readable() -> Iterator[Pixels]:
-        for digest, picture in zip(wanted, decode_many(wanted.values(), read), strict=True):
-            if isinstance(picture, UnreadablePicture):
-                errors[digest] = str(picture)
-            else:
-                fed.append(digest)
+        views = decode_many(jobs.values(), lambda job: read(*job))
+        for (_, digest, wanted), pictures in zip(jobs.values(), views, strict=True):
+            if isinstance(pictures, UnreadablePicture):
+                errors[digest] = str(pictures)
+                continue
+            for number, picture in zip(wanted, pictures, strict=True):
+                fed.append((number, digest))
                 yield picture
 
-    shard = _Shard(kept, progress)
-    with progress.bar("Looking at pictures", len(wanted), "pictures") as advance:
+    shards = [_Shard(kept, progress) for kept in sets]
+    n_views = sum(len(wanted) for *_, wanted in jobs.values())
+    what = "pictures" if len(sets) == 1 else "views"
+    with progress.bar("Looking at pictures", n_views, what) as advance:
         try:
-            for values in runtime.run(readable()) if wanted else ():
-                shard.add(fed.popleft(), values)
+            for values in runtime.run(readable()) if jobs else ():
+                number, digest = fed.popleft()
+                shards[number].add(digest, values)
                 advance(1)
         finally:
             # Also on Ctrl-C: what was computed is kept.
-            shard.flush()
+            for shard in shards:
+                shard.flush()
     unreadable = {row: errors[digest] for row, digest in enumerate(digests) if digest in errors}
-    return Computed(_gather(digests, kept), unreadable, len(wanted) - len(errors))
+    return Filled(unreadable, len(jobs) - len(errors))
 
 
-def _gather(digests: Sequence[bytes], kept: KeptSet) -> NDArray[np.float16]:
-    """Collect activations in order of the pictures; unreadable ones are zero."""
+def gather(digests: Sequence[bytes], kept: KeptSet) -> NDArray[np.float16]:
+    """Collect activations in order of the pictures; those the set lacks are zero."""
     shape = next((kept.get(digest).shape for digest in digests if digest in kept), (0,))
     values = np.zeros((len(digests), *shape), dtype=np.float16)
     for row, digest in enumerate(digests):
@@ -234,6 +262,9 @@ def _checksum(path: Path) -> int:
 @cache
 def _decoder_identity() -> str:
     """Name everything that turns files into pixels: our own code by hash, libraries by version."""
-    code = files("tellapart.data").joinpath("pixels.py").read_bytes()
+    code = b"".join(
+        files("tellapart.data").joinpath(name).read_bytes()
+        for name in ("pixels.py", "augmentation.py")
+    )
     libraries = [f"{name} {version(name)}" for name in ("simplejpeg", "kornia_rs", "pillow")]
     return ", ".join([hashlib.sha256(code).hexdigest()[:16], *libraries])

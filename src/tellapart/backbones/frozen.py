@@ -11,6 +11,7 @@ from pathlib import Path
 from tellapart.backbones.cache import cache_folder, describe, mark_used
 from tellapart.backbones.registry import Backbone
 from tellapart.backbones.weights import Weights
+from tellapart.data.pixels import Preprocessing
 from tellapart.errors import MissingExtra, OutputError
 from tellapart.files import ELSEWHERE_KEPT, write_atomically
 
@@ -31,16 +32,26 @@ class FrozenBackbone:
     not_kept: OutputError | None = None
 
 
-def freeze(backbone: Backbone, weights: Weights) -> FrozenBackbone:
+def freeze(
+    backbone: Backbone,
+    weights: Weights,
+    preprocessing: Preprocessing | None = None,
+    flip: bool = False,
+) -> FrozenBackbone:
     """Return the frozen graph of a backbone with these weights.
 
-    The first call for given weights needs torch; later ones read what was kept.
+    The first call for given weights, preprocessing and flip needs torch; later ones read what
+    was kept.
+
+    preprocessing: whose size and normalisation the graph gets; None: the backbone's own.
+    flip: whether the features are the mean over each picture and its mirror.
 
     Raises:
         MissingExtra: torch is needed and not installed.
         WeightsRefused: the weights do not belong to this backbone.
     """
-    folder = cache_folder() / "backbones" / _key(backbone, weights)
+    preprocessing = preprocessing or backbone.preprocessing
+    folder = cache_folder() / "backbones" / _key(backbone, weights, preprocessing, flip)
     found = _read(folder, backbone)
     if found:
         mark_used(folder)
@@ -58,17 +69,18 @@ def freeze(backbone: Backbone, weights: Weights) -> FrozenBackbone:
     network = build_network(backbone, weights)
     frozen = FrozenBackbone(
         backbone,
-        export_graph(network, backbone.preprocessing),
+        export_graph(network, preprocessing, flip=flip),
         save({name: value.contiguous() for name, value in network.state_dict().items()}),
     )
     return replace(frozen, not_kept=_keep(folder, frozen, weights))
 
 
-def _key(backbone: Backbone, weights: Weights) -> str:
-    """Name the kept graph by the weights' content, the registry's facts and our own code."""
+def _key(backbone: Backbone, weights: Weights, preprocessing: Preprocessing, flip: bool) -> str:
+    """Name the kept graph by all that makes it: weights, facts of the registry, our own code."""
     code = files("tellapart.backbones").joinpath("network.py").read_bytes()
-    facts = json.dumps([asdict(backbone), weights.sha256, hashlib.sha256(code).hexdigest()])
-    return hashlib.sha256(facts.encode()).hexdigest()[:24]
+    facts = [asdict(backbone), weights.sha256, asdict(preprocessing), flip]
+    text = json.dumps([*facts, hashlib.sha256(code).hexdigest()])
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _read(folder: Path, backbone: Backbone) -> FrozenBackbone | None:

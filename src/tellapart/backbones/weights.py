@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tellapart.backbones.registry import BACKBONES, Backbone
@@ -20,18 +20,23 @@ TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights whose checksum was verified where one is known.
+    """Weights to build a network with; the checksum was verified where one is known.
 
     Attributes:
-        sha256: of the file, hexadecimal.
-        origin: where the file comes from, in words for the user.
+        path: the file; with `data`, the file that they were taken from.
+        sha256: of the file or data, hexadecimal; of random weights, words that stand for them.
+        origin: where they come from, in words for the user.
         licence: of these weights; "not stated" for a file that the user named.
+        data: safetensors bytes, read instead of the file.
+        seed: of random weights, which have no file; None for all others.
     """
 
     path: Path
     sha256: str
     origin: str
     licence: str
+    data: bytes | None = field(default=None, repr=False)
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,19 @@ def find_weights(backbone: Backbone, file: Path | None = None) -> Weights:
             "again, or name a file of your own with --weights."
         )
     return Weights(found.path, sha256, found.origin, backbone.licence)
+
+
+def random_weights(backbone: Backbone, seed: int) -> Weights:
+    """Return random weights, to learn from nothing: the same for the same seed and libraries."""
+    # The libraries draw them, so another version may draw others.
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", "timm"))
+    return Weights(
+        path=Path("random"),
+        sha256=f"random weights of {backbone.name}, seed {seed}, {versions}",
+        origin=f"random weights, nothing learned yet; seed {seed}",
+        licence="none",
+        seed=seed,
+    )
 
 
 def available_offline(backbone: Backbone) -> str | None:
@@ -106,6 +124,13 @@ def _in_package(backbone: Backbone) -> _Found | None:
             origin = f"package {project} {importlib.metadata.version(project)}"
             return _Found(path, origin, backbone.sha256 or "")
     return None
+
+
+def _version(project: str) -> str:
+    try:
+        return importlib.metadata.version(project)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _project(package: str) -> str:

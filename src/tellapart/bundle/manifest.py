@@ -28,7 +28,7 @@ class Calibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float = Field(gt=0)
-    fitted_on: Literal["out-of-fold", "valid"]
+    fitted_on: Literal["out-of-fold", "valid", "nothing"]
 
 
 class Manifest(BaseModel):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Pixels: TypeAlias = NDArray[np.uint8]
 T = TypeVar("T")
+R = TypeVar("R")
 
 PICTURE_SUFFIXES = frozenset(
     {
@@ -81,7 +82,7 @@ class Preprocessing:
     """How a decoded picture becomes the (size_px, size_px, 3) pixels a network expects.
 
     `fit="crop"` scales the short side to size_px / crop_fraction and takes the centre square;
-    `fit="squash"` scales both sides to size_px. The normalisation (value / 255 - mean) / std is
+    `fit="squash"` scales both sides to that first. The normalisation (value / 255 - mean) / std is
     not done here: it lies inside the network's graph, so that no caller can forget or repeat it.
     """
 
@@ -93,23 +94,13 @@ class Preprocessing:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """What a random view of a picture may change: a crop of part of its area, and a mirror."""
-
-    area: tuple[float, float] = (0.35, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-
-
 def evaluation_pixels(data: bytes, preprocessing: Preprocessing) -> Pixels:
     """Decode one picture file into (S, S, 3) uint8 RGB, upright, as the network sees it.
 
     Raises:
         UnreadablePicture: the bytes are not a picture that can be read whole.
     """
-    shortest_px = REDUCE_TO * preprocessing.size_px / preprocessing.crop_fraction
-    return fit_pixels(decode(data, math.ceil(shortest_px)), preprocessing)
+    return fit_pixels(decode(data, shortest_needed_px(preprocessing)), preprocessing)
 
 
 def read_pixels(path: str | Path, preprocessing: Preprocessing) -> Pixels:
@@ -123,45 +114,34 @@ def read_pixels(path: str | Path, preprocessing: Preprocessing) -> Pixels:
 
 def fit_pixels(picture: Pixels, preprocessing: Preprocessing) -> Pixels:
     """Crop and scale a decoded (H, W, 3) picture to (S, S, 3) uint8."""
-    if preprocessing.fit == "crop":
-        side = max(1, round(min(picture.shape[:2]) * preprocessing.crop_fraction))
-        picture = _centre_square(picture, side)
-    return _resize(picture, preprocessing)
+    size_px, fraction = preprocessing.size_px, preprocessing.crop_fraction
+    if preprocessing.fit == "squash":
+        picture = resize(picture, round(size_px / fraction), preprocessing.interpolation)
+        return np.ascontiguousarray(_centre_square(picture, size_px))
+    picture = _centre_square(picture, max(1, round(min(picture.shape[:2]) * fraction)))
+    return resize(picture, size_px, preprocessing.interpolation)
 
 
-def augmented_pixels(
-    data: bytes,
-    preprocessing: Preprocessing,
-    augmentation: Augmentation,
-    generator: np.random.Generator,
-) -> Pixels:
-    """Decode one picture file into a random (S, S, 3) uint8 view of it.
+def shortest_needed_px(preprocessing: Preprocessing) -> int:
+    """Say how long a decoded picture's short side must be, for `fit_pixels` to miss nothing."""
+    return math.ceil(REDUCE_TO * preprocessing.size_px / preprocessing.crop_fraction)
 
-    A crop of random area and aspect ratio, tried ten times as in Szegedy et al. 2014
-    (arXiv:1409.4842, section 6) before the centre square is taken, and a random mirror.
 
-    Raises:
-        UnreadablePicture: the bytes are not a picture that can be read whole.
-    """
-    # The smallest crop keeps sqrt(area) of a side, and must still fill the input.
-    shortest_px = REDUCE_TO * preprocessing.size_px / augmentation.area[0] ** 0.5
-    picture = decode(data, math.ceil(shortest_px))
-    height, width = picture.shape[:2]
-    for _ in range(10):
-        area = height * width * generator.uniform(*augmentation.area)
-        aspect = np.exp(generator.uniform(*np.log(augmentation.aspect)))
-        crop_w, crop_h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-        if 0 < crop_w <= width and 0 < crop_h <= height:
-            top = int(generator.integers(height - crop_h + 1))
-            left = int(generator.integers(width - crop_w + 1))
-            picture = picture[top : top + crop_h, left : left + crop_w]
-            break
-    else:
-        # So long and narrow that no crop fits; squashed whole it would look like nothing known.
-        picture = _centre_square(picture, min(height, width))
-    if generator.random() < augmentation.flip:
-        picture = picture[:, ::-1]
-    return _resize(picture, preprocessing)
+def resize(picture: Pixels, size_px: int, interpolation: Literal["bicubic", "bilinear"]) -> Pixels:
+    """Scale a (H, W, 3) uint8 picture to (size_px, size_px, 3), averaging what it shrinks."""
+    size = (size_px, size_px)
+    picture = np.ascontiguousarray(picture)
+    if picture.shape[:2] == size:
+        return picture
+    if interpolation == "bicubic":
+        # Pillow's numbers in half of its time, to 0.05 grey levels on photographs. They part in
+        # the outermost rows, and where bicubic overshoots black or white.
+        return np.asarray(imgproc.resize(picture, size, "bicubic", antialias=True))
+    # kornia's bilinear skips pixels when it shrinks (20 grey levels apart), whatever it is told.
+    from PIL import Image as PillowImage
+
+    bilinear = PillowImage.Resampling.BILINEAR
+    return np.asarray(PillowImage.fromarray(picture).resize(size, bilinear))
 
 
 def decode(data: bytes, shortest_px: int = 0) -> Pixels:
@@ -182,16 +162,16 @@ def decode(data: bytes, shortest_px: int = 0) -> Pixels:
 
 def decode_many(
     paths: Iterable[T],
-    read: Callable[[T], Pixels],
+    read: Callable[[T], R],
     workers: int | None = None,
-) -> Iterator[Pixels | UnreadablePicture]:
+) -> Iterator[R | UnreadablePicture]:
     """Decode in threads, in order, a bounded number ahead; errors come as values, not raised.
 
     The decoders release Python's interpreter lock, so threads are enough.
     """
     workers = workers or available_cores() + 1
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        ahead: deque[Future[Pixels | UnreadablePicture]] = deque()
+        ahead: deque[Future[R | UnreadablePicture]] = deque()
         try:
             for path in paths:
                 ahead.append(pool.submit(_read_or_error, read, path))
@@ -242,7 +222,7 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _read_or_error(read: Callable[[T], Pixels], path: T) -> Pixels | UnreadablePicture:
+def _read_or_error(read: Callable[[T], R], path: T) -> R | UnreadablePicture:
     try:
         return read(path)
     except UnreadablePicture as error:
@@ -383,22 +363,6 @@ def _centre_square(picture: Pixels, side_px: int) -> Pixels:
     height, width = picture.shape[:2]
     top, left = (height - side_px) // 2, (width - side_px) // 2
     return picture[top : top + side_px, left : left + side_px]
-
-
-def _resize(picture: Pixels, preprocessing: Preprocessing) -> Pixels:
-    size = (preprocessing.size_px, preprocessing.size_px)
-    picture = np.ascontiguousarray(picture)
-    if picture.shape[:2] == size:
-        return picture
-    if preprocessing.interpolation == "bicubic":
-        # Pillow's numbers in half of its time, to 0.05 grey levels on photographs. They part in
-        # the outermost rows, and where bicubic overshoots black or white.
-        return np.asarray(imgproc.resize(picture, size, "bicubic", antialias=True))
-    # kornia's bilinear skips pixels when it shrinks (20 grey levels apart), whatever it is told.
-    from PIL import Image as PillowImage
-
-    bilinear = PillowImage.Resampling.BILINEAR
-    return np.asarray(PillowImage.fromarray(picture).resize(size, bilinear))
 
 
 def thumbnail(data: bytes, side_px: int) -> bytes:

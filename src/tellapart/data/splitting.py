@@ -12,6 +12,8 @@ a bundle carries the side of each of its pictures, and training again into it ke
 
 from __future__ import annotations
 
+import math
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.catalog import SPLITS, Catalog
-from tellapart.errors import TooFewPictures
+from tellapart.errors import AmbiguousData, TooFewPictures
 
 MIN_TO_LEARN = 2
 
@@ -39,27 +41,103 @@ def assign_splits(
     how: str = "auto",
     remembered: Mapping[bytes, str] | None = None,
     fractions: Fractions = Fractions(),
+    seed: int = 0,
 ) -> Catalog:
     """Give every picture a split.
 
     how="auto": what the folders say; where they say nothing, or train alone, a split by
     content; where they give train and test, valid is cut from train. how="none": everything
-    is train, nothing is scored.
+    is train, nothing is scored. how="exact": see `split_at_random`. how="halve-test": see
+    `halve_test`. The last two do what they say to the letter: copies of one picture may teach
+    and score at once, and what is remembered does not count.
     remembered: digest -> the side it was on before; wins over content, never over the folders.
+    seed: of the random permutations.
 
     Raises:
         TooFewPictures: a class has fewer than two pictures to learn from, or the folders give
             splits but none to learn from.
+        AmbiguousData: the folders give splits and how="exact", or do not give train and one
+            folder for scoring and how="halve-test".
+        ValueError: `how` is none of these.
     """
+    undecided = not catalog.has_splits or bool((catalog.splits == "train").all())
     if how == "none":
         splits = np.full(len(catalog), "train", dtype="U5")
-    elif not catalog.has_splits or (catalog.splits == "train").all():
+    elif how == "exact":
+        _check_undecided(catalog, undecided)
+        splits = split_at_random(catalog, fractions, seed)
+    elif how == "halve-test":
+        splits = halve_test(catalog, fractions.valid, seed)
+    elif how != "auto":
+        raise ValueError(f'how is {how!r}; expected "auto", "none", "exact" or "halve-test"')
+    elif undecided:
         splits = split_by_content(catalog.digests, catalog.labels, remembered, fractions)
     else:
         splits = _complete(catalog, remembered, fractions)
     catalog = replace(catalog, splits=splits)
     _check_enough(catalog)
     return catalog
+
+
+def split_at_random(catalog: Catalog, fractions: Fractions, seed: int) -> NDArray[np.str_]:
+    """Split (N,) pictures as torch's random_split does those of torchvision's ImageFolder.
+
+    random_split(dataset, [int(train * n), int(valid * n), the rest],
+    generator=torch.Generator().manual_seed(seed)) gives the same pictures to the same splits,
+    where ImageFolder finds the same files (it takes hidden ones, and no .gif or .avif). Without
+    a share for test, the rest is valid.
+    """
+    # Rounded, as 1 - 0.2 - 0.1 is a little more than 0.7 and could make one picture more.
+    n_train = int(round(fractions.train, 9) * len(catalog))
+    n_valid = int(fractions.valid * len(catalog)) if fractions.test else len(catalog) - n_train
+    order = _image_folder_order(catalog)[torch_permutation(len(catalog), seed)]
+    splits = np.full(len(catalog), "test", dtype="U5")
+    splits[order[:n_train]] = "train"
+    splits[order[n_train : n_train + n_valid]] = "valid"
+    return splits
+
+
+def halve_test(catalog: Catalog, valid: float, seed: int) -> NDArray[np.str_]:
+    """Cut the folder given for scoring in two: floor(valid * n) to choose, the rest to score.
+
+    By np.random.shuffle of the numbers of ImageFolder's pictures, after np.random.seed(seed).
+
+    Raises:
+        AmbiguousData: there is no such folder, or there are two, or none to learn from.
+    """
+    given = set(catalog.splits.tolist()) - {""}
+    scoring = given - {"train"}
+    if len(scoring) != 1 or "train" not in given:
+        found = " and ".join(split for split in SPLITS if split in given) or "no split folders"
+        raise AmbiguousData(
+            f"{catalog.root} holds {found}. The split halve-test expects a folder to learn from "
+            f"and one to score on, {catalog.root / 'train'} and {catalog.root / 'test'}, and cuts "
+            f'the second in two. Nothing was trained. Choose the split "auto", or arrange the '
+            f"folders so."
+        )
+    splits = catalog.splits.copy()
+    order = _image_folder_order(catalog)
+    order = order[splits[order] != "train"]
+    np.random.RandomState(seed & 0xFFFFFFFF).shuffle(order)
+    n_valid = math.floor(valid * len(order))
+    splits[order[:n_valid]] = "valid"
+    splits[order[n_valid:]] = "test"
+    return splits
+
+
+def torch_permutation(n: int, seed: int) -> NDArray[np.int64]:
+    """Return torch.randperm(n, generator=torch.Generator().manual_seed(seed)) without torch.
+
+    Both draw 32-bit numbers from a Mersenne Twister seeded in the same way; torch swaps place i
+    with one of those from i on, chosen by the remainder. (It uses more bits from 214 million on.)
+    """
+    twister = np.random.RandomState(seed & 0xFFFFFFFF)
+    draws = twister.randint(0, 1 << 32, size=max(n - 1, 0), dtype=np.uint32)
+    further = draws % np.arange(n, 1, -1, dtype=np.uint32)
+    order = list(range(n))
+    for place, steps in enumerate(further.tolist()):
+        order[place], order[place + steps] = order[place + steps], order[place]
+    return np.array(order, dtype=np.int64)
 
 
 def split_by_content(
@@ -87,6 +165,28 @@ def split_by_content(
     for members in np.split(by_owner, np.flatnonzero(np.diff(owner[by_owner])) + 1):
         _lend(members, sides, position, known, fractions)
     return sides[inverse]
+
+
+def _image_folder_order(catalog: Catalog) -> NDArray[np.int64]:
+    """Return the rows in torchvision's order: by class, by folder within it, by name.
+
+    The catalog's own differs where a class has subfolders: "b/1.jpg" comes before "c.jpg" there.
+    """
+    paths = [os.path.split(path) for path in catalog.paths.tolist()]
+    rows = sorted(range(len(paths)), key=lambda row: (catalog.labels[row], paths[row]))
+    return np.array(rows, dtype=np.int64)
+
+
+def _check_undecided(catalog: Catalog, undecided: bool) -> None:
+    if undecided:
+        return
+    given = " and ".join(split for split in SPLITS if (catalog.splits == split).any())
+    raise AmbiguousData(
+        f"{catalog.root} holds {given} folders, and the split exact would mix their pictures. "
+        f"Expected a folder of class folders alone. Nothing was trained. To keep the folders' "
+        f'own splits choose the split "auto"; to draw anew, name one folder, such as '
+        f"{catalog.root / 'train'}, as the data."
+    )
 
 
 def _lend(

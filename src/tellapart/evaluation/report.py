@@ -6,22 +6,26 @@ a new section adds one of each.
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.inspection import Finding
-from tellapart.evaluation.charts import LineChart, line_chart, round_step
+from tellapart.evaluation.charts import EpochChart, LineChart, epoch_chart, line_chart, round_step
+from tellapart.evaluation.curves import CurvePoint, rate_changes
 from tellapart.evaluation.scores import ClassScore, Scores
 
 # Up to so many classes the counts of the confusion matrix fit on a page and can be read.
 ANNOTATED_CLASSES = 20
 PAIRS_SHOWN = 15
+WHAT_LEARNED = {"head": "the last layer", "tail": "the last blocks", "all": "the whole network"}
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,29 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class PhaseRow:
+    """How one phase of learning ended.
+
+    `learns` says what learned: "head", "tail" or "all". `reason` says in words why its result was
+    `kept` or not. `best_epoch` counts from 1 within the phase; None where it had no epochs.
+    """
+
+    learns: str
+    kept: bool
+    reason: str
+    best_epoch: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything the page shows, as plain data.
 
     `made_on` is an ISO date and time. `summary` are sentences in plain words. `scores` is None
     where no split was set aside to score. `counts` maps a split to its pictures per class, in the
-    order of `classes`. `speed_s` maps a stage to its seconds. Empty fields and None leave their
-    section out.
+    order of `classes`. `speed_s` maps a stage to its seconds. `phases` are all phases of the
+    training in their order, `curves` the epochs of those that had some. Empty fields and None
+    leave their section out.
     """
 
     title: str
@@ -85,6 +105,8 @@ class Report:
     speed_s: Mapping[str, float] | None = None
     pictures_per_s: float | None = None
     facts: Mapping[str, str] | None = None
+    curves: tuple[CurvePoint, ...] = ()
+    phases: tuple[PhaseRow, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse counts or scores that are not about `classes`: their rows would be misnamed."""
@@ -115,6 +137,15 @@ class Panel:
     chosen_label: str
 
 
+@dataclass(frozen=True)
+class EpochPanel:
+    """One chart over the epochs; `styles` names what each of its lines shows."""
+
+    name: str
+    chart: EpochChart
+    styles: tuple[str, ...]
+
+
 def render(report: Report) -> str:
     """Return the report as one HTML page that needs no other file and asks for none.
 
@@ -125,7 +156,12 @@ def render(report: Report) -> str:
     page = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page.filters |= {"percent": percent, "duration": _duration, "data_uri": _data_uri}
+    page.filters |= {
+        "percent": percent,
+        "duration": _duration,
+        "loss": _loss,
+        "data_uri": _data_uri,
+    }
     template = page.from_string(
         files("tellapart.evaluation").joinpath("report.html.jinja").read_text("utf-8")
     )
@@ -139,6 +175,9 @@ def render(report: Report) -> str:
         confused=_most_confused(scores) if scores else [],
         hardest_first=_hardest_first(scores) if scores else [],
         panels=_panels(report.probe_path),
+        epoch_panels=_epoch_panels(report.curves, report.phases),
+        has_valid=any(point.valid_loss is not None for point in report.curves),
+        what_learned=WHAT_LEARNED,
     )
 
 
@@ -164,6 +203,10 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f}\N{NO-BREAK SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}\N{NO-BREAK SPACE}min {rest:02d}\N{NO-BREAK SPACE}s"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}" if value < 1e4 else f"{value:.1e}"
 
 
 def _data_uri(jpeg: bytes) -> str:
@@ -213,3 +256,32 @@ def _panels(path: Sequence[ProbePoint]) -> list[Panel]:
         Panel("Accuracy in %", line_chart(l2, accuracy), chosen, f"{at}{accuracy[chosen]:.1f} %"),
         Panel("Log loss", line_chart(l2, loss), chosen, f"{at}{loss[chosen]:.3f}"),
     ]
+
+
+def _epoch_panels(points: Sequence[CurvePoint], phases: Sequence[PhaseRow]) -> list[EpochPanel]:
+    """Lay out loss and accuracy over the epochs of all phases, and the rate if it changes."""
+    if not points:
+        return []
+    numbers = [point.phase for point in points]
+    kept = {(number, row.best_epoch) for number, row in enumerate(phases, 1) if row.kept}
+    hits = [(point.phase, point.epoch) in kept for point in points]
+
+    def panel(name: str, field: str, scale: float, *limits: float) -> EpochPanel:
+        train, valid = (
+            [None if y is None else scale * y for y in map(attrgetter(f"{split}_{field}"), points)]
+            for split in ("train", "valid")
+        )
+        judged = train if all(y is None for y in valid) else valid
+        marks = [y if hit else None for y, hit in zip(judged, hits, strict=True)]
+        chart = epoch_chart((train, valid, marks), numbers, *limits)
+        return EpochPanel(name, chart, ("train", "valid", "kept"))
+
+    panels = [
+        panel("Loss", "loss", 1, math.inf, 1e-3),
+        panel("Accuracy in %", "accuracy", 100, 100.0, 1.0),
+    ]
+    if rate_changes(points):
+        rates = [point.lr for point in points]
+        chart = epoch_chart([rates], numbers, least_span=0.1 * max(rates))
+        panels.append(EpochPanel("Learning rate of the body", chart, ("rate",)))
+    return panels

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class SheetRow:
-    """One picture: its class, its file, and (V, S, S, 3) uint8 views of it, the plain one first."""
+    """One picture: its class, its file, and (S, S, 3) uint8 views of it, the plain one first."""
 
     name: str
     path: str
-    views: NDArray[np.uint8]
+    views: Sequence[NDArray[np.uint8]]
 
 
 def render_sheet(title: str, about: str, rows: Sequence[SheetRow]) -> str:

@@ -1,0 +1,101 @@
+"""The command line: strings in, one library call, words out. Heavy imports wait in the commands."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from tellapart.cli import stock, training, using
+from tellapart.errors import TellapartError
+
+
+class _Stopped(Exception):
+    """Ctrl-C, in a shape that reaches `main`: typer would end the process without a word."""
+
+
+class _NobodyReads(Exception):
+    """A closed pipe, in a shape that reaches `main`: typer would call it a failure."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command, and leave it to `main` how an interrupted one ends."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Stopped from error
+        except BrokenPipeError as error:
+            raise _NobodyReads from error
+
+
+app = typer.Typer(
+    name="tellapart",
+    cls=_Commands,
+    help="Tell pictures apart: a folder of labelled pictures in, a classifier in one file out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+for command in (
+    training.train,
+    using.predict,
+    using.evaluate,
+    training.find_lr,
+    training.show,
+    training.demo,
+    stock.runs,
+    stock.cache,
+):
+    app.command()(command)
+app.add_typer(stock.backbones)
+app.add_typer(stock.recipes)
+
+
+def main() -> None:
+    """Run the command line; errors become one paragraph and an exit code of their own."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding cannot say must not end a run.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            app(standalone_mode=True)
+        finally:
+            # Now rather than at exit, where nothing can be done about a closed pipe.
+            sys.stdout.flush()
+    except TellapartError as error:
+        _stop(str(error), error.exit_code)
+    except (_Stopped, KeyboardInterrupt):
+        _stop(
+            "Stopped. Nothing half-written was left behind, and what was computed is kept: "
+            "the same command goes on from there.",
+            130,
+        )
+    except (_NobodyReads, BrokenPipeError):
+        # The reader has had enough (`| head`); Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if os.environ.get("TELLAPART_DEBUG"):
+            raise
+        _stop(
+            f"Something went wrong that nobody foresaw: {type(error).__name__}: {error}. "
+            f"Run the same command with --debug and report what it prints.",
+            1,
+        )
+
+
+def _stop(message: str, code: int) -> None:
+    if os.environ.get("TELLAPART_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+    print(f"tellapart: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,90 @@
+"""Options that several commands share, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tellapart.progress import Progress
+
+
+def _debug(value: bool) -> None:
+    if value:
+        os.environ["TELLAPART_DEBUG"] = "1"
+
+
+Data = Annotated[
+    Path, typer.Argument(help="Folder of class folders, or of train/valid/test folders with them.")
+]
+Model = Annotated[Path, typer.Argument(help="A classifier: a .tellapart file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while working.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more while working.")]
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_debug, is_eager=True, help="Show the traceback of an error."),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(help="Which pretrained network looks at the pictures; see `backbones`."),
+]
+Weights = Annotated[
+    str | None, typer.Option(help="pretrained, none (random), or a file of weights.")
+]
+RecipeName = Annotated[str, typer.Option(help="One that `recipes` lists, or a .toml file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A single setting of the recipe, such as phases.1.epochs=5."),
+]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+def chosen_settings(texts: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Gather settings given one by one: --set NAME=VALUE, and those with options of their own."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise typer.BadParameter(f"--set {text}: expected NAME=VALUE, such as seed=1.")
+        chosen[name.strip()] = value.strip()
+    return chosen
+
+
+def budget_seconds(text: str) -> float:
+    """Read a time: 90, 90s, 2m, 1.5h."""
+    number, unit = text[:-1], text[-1:]
+    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(unit)
+    try:
+        seconds = float(text) if factor is None else factor * float(number)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise typer.BadParameter(f"--budget {text}: expected a time such as 90s, 2m or 1h.")
+    return seconds
+
+
+def open_progress(quiet: bool, verbose: bool) -> Progress:
+    return Progress("quiet" if quiet else "verbose" if verbose else "normal")
+
+
+def print_json(value: Any) -> None:
+    # ASCII alone: right in every encoding, and the only way to say a name that is no UTF-8.
+    print(json.dumps(value))
+
+
+def table(header: list[str], rows: Iterable[list[str]]) -> None:
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def quoted(path: Path) -> str:
+    return shlex.quote(str(path))

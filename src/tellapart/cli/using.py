@@ -1,0 +1,126 @@
+"""Commands that use a classifier."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tellapart.cli.options import (
+    Data,
+    Debug,
+    Json,
+    Model,
+    Quiet,
+    Verbose,
+    open_progress,
+    print_json,
+)
+from tellapart.errors import NoReadablePicture
+
+if TYPE_CHECKING:
+    from tellapart.inference.classifier import Prediction
+
+
+def predict(
+    model: Model,
+    pictures: Annotated[list[str], typer.Argument(help="Files, folders or glob patterns.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show a picture.")] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a picture, nothing else.")
+    ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print path, label, confidence and error as CSV.")
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Say what is on pictures, with calibrated confidence."""
+    from tellapart.inference.classifier import Classifier, expand
+
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv exclude each other.")
+    classifier = Classifier.load(model)
+    paths = expand(pictures)
+    if not paths:
+        raise NoReadablePicture(
+            f"There are no pictures below {', '.join(pictures)}. Expected files, folders that hold "
+            f"pictures, or patterns that match some. Nothing was predicted. Check the path."
+        )
+    print_one = _json_line if as_json else _csv_writer() if as_csv else _text_lines
+    failed = 0
+    with open_progress(quiet, verbose).bar("Predicting", len(paths), "pictures") as advance:
+        for prediction in classifier.stream(paths, top):
+            print_one(prediction)
+            failed += prediction.error is not None
+            advance(1)
+    if failed == len(paths):
+        raise NoReadablePicture(
+            f"None of the {len(paths)} pictures could be read. Expected picture files, folders "
+            f"or patterns; the reason for each stands beside it. Check the paths and the files."
+        )
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Score a classifier on labelled pictures; classes are matched by name."""
+    from tellapart.inference.classifier import Classifier
+    from tellapart.pipeline import evaluate as score
+
+    result = score(Classifier.load(model), data, open_progress(quiet, verbose))
+    if as_json:
+        print_json(result.as_dict())
+        return
+    scores = result.scores
+    reached = scores.accuracy
+    if result.split:
+        print(f"Scored on the {result.split} folder.")
+    if result.unknown_classes:
+        print(
+            f"Not scored: {result.n_unknown} pictures of classes it does not know: "
+            f"{', '.join(result.unknown_classes)}."
+        )
+    if result.n_unreadable:
+        print(f"Set aside: {result.n_unreadable} files that are no readable pictures.")
+    print(f"Pictures         {scores.n}")
+    print(
+        f"Accuracy         {reached.value:.4f}  (95 % interval {reached.low:.4f} to "
+        f"{reached.high:.4f})"
+    )
+    for name in ("macro_precision", "macro_recall", "macro_f1", "log_loss"):
+        print(f"{name.replace('_', ' ').capitalize():16} {getattr(scores, name):.4f}")
+
+
+def _json_line(prediction: Prediction) -> None:
+    print_json(prediction.as_dict())
+
+
+def _csv_writer() -> Callable[[Prediction], None]:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "label", "confidence", "error"])
+
+    def write(prediction: Prediction) -> None:
+        confidence = "" if prediction.confidence is None else f"{prediction.confidence:.6f}"
+        writer.writerow([prediction.path, prediction.label, confidence, prediction.error])
+
+    return write
+
+
+def _text_lines(prediction: Prediction) -> None:
+    if prediction.error:
+        print(f"{prediction.path}\n    not read: it {prediction.error}")
+        return
+    print(prediction.path)
+    for label, confidence in prediction.top:
+        print(f"    {confidence:6.1%}  {label}")

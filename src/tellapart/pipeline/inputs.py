@@ -1,0 +1,122 @@
+"""What a training starts from: pictures, pixels, weights, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.backbones.openvino_runtime import OpenVinoRuntime
+from tellapart.backbones.registry import IMAGENET_MEAN, IMAGENET_STD, Backbone, find_backbone
+from tellapart.backbones.weights import Weights, find_weights, random_weights
+from tellapart.bundle.bundle import SUFFIX, Bundle, open_bundle
+from tellapart.data.catalog import Catalog
+from tellapart.data.pixels import Preprocessing
+from tellapart.data.splitting import Fractions, assign_splits
+from tellapart.data.statistics import channel_statistics
+from tellapart.errors import BundleError
+from tellapart.files import check_writable
+from tellapart.training.recipe import Data, Recipe
+
+Floats = NDArray[np.float32]
+
+HALF = (0.5, 0.5, 0.5)
+
+
+def output_path(data: Path, output: str | Path | None) -> Path:
+    """Decide where the bundle goes, and make sure it can be written before any work is done."""
+    target = Path(output) if output else Path.cwd() / f"{data.resolve().name}{SUFFIX}"
+    target = target.expanduser()
+    if target.suffix != SUFFIX:
+        target = target.with_name(target.name + SUFFIX)
+    check_writable(target)
+    check_writable(report_path(target))
+    return target
+
+
+def report_path(target: Path) -> Path:
+    """Return where the report of a bundle lies."""
+    return target.with_name(f"{target.stem}-report.html")
+
+
+def split(catalog: Catalog, how: Data, remembered: Mapping[bytes, str]) -> Catalog:
+    """Give every picture its split, as the recipe has it."""
+    shares = Fractions(1 - how.valid - how.test, how.valid, how.test)
+    return assign_splits(catalog, how.split, remembered, shares, how.seed)
+
+
+def remembered_sides(target: Path, start: Bundle | None) -> dict[bytes, str]:
+    """Return the sides of the pictures of the bundle to be replaced, or gone on from."""
+    try:
+        old = start or open_bundle(target)
+        # One that scored nothing had everything on one side: that was no choice to stay true to.
+        return old.features.sides() if old.has_features and old.manifest.scores else {}
+    except BundleError:
+        # There is none, or it cannot be read: then there is nothing to stay true to.
+        return {}
+
+
+def choose_weights(recipe: Recipe, backbone: Backbone, start: Bundle | None) -> Weights:
+    """Find the weights that the recipe starts from, or those of an earlier classifier.
+
+    Raises:
+        WeightsNotFound, WeightsRefused.
+    """
+    if start is not None:
+        return Weights(
+            path=start.path,
+            sha256=start.manifest.sha256["weights.safetensors"],
+            origin=f"{start.path.name}, itself from {start.manifest.weights_origin}",
+            licence=start.manifest.backbone_licence,
+            data=start.weights,
+        )
+    if recipe.weights == "none":
+        return random_weights(backbone, recipe.seed)
+    file = None if recipe.weights == "pretrained" else Path(recipe.weights).expanduser()
+    return find_weights(backbone, file)
+
+
+def head_of(start: Bundle, classes: tuple[str, ...]) -> tuple[Floats, Floats]:
+    """Return the head (K, D), (K,) of an earlier classifier for these classes, matched by name.
+
+    A class that it does not know starts at zero.
+    """
+    runtime = OpenVinoRuntime(start.graph)
+    weight, bias = runtime.constant("head.weight"), runtime.constant("head.bias")
+    known = {name: row for row, name in enumerate(start.manifest.classes)}
+    new_weight = np.zeros((len(classes), weight.shape[1]), dtype=np.float32)
+    new_bias = np.zeros(len(classes), dtype=np.float32)
+    for row, name in enumerate(classes):
+        if name in known:
+            new_weight[row], new_bias[row] = weight[known[name]], bias[known[name]]
+    return new_weight, new_bias
+
+
+def preprocessing_of(recipe: Recipe, catalog: Catalog) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Return how pictures become pixels, and what was decided about it, in words."""
+    backbone = find_backbone(recipe.backbone)
+    given = recipe.pixels.model_dump(exclude_none=True, exclude={"normalisation"})
+    preprocessing = replace(backbone.preprocessing, **given)
+    notes = []
+    if preprocessing.size_px < backbone.min_size_px:
+        notes.append(
+            f"{backbone.name} needs an input of {backbone.min_size_px} px or more: it gets that "
+            f"instead of {preprocessing.size_px} px."
+        )
+        preprocessing = replace(preprocessing, size_px=backbone.min_size_px)
+    kind = recipe.pixels.normalisation
+    if kind == "measured":
+        taught = catalog.paths[catalog.splits == "train"].tolist()
+        mean, std = channel_statistics(taught, preprocessing)
+        shown = ", ".join(f"{value:.4f}" for value in (*mean, *std))
+        notes.append(f"Mean and deviation of the pictures' channels: {shown}.")
+    elif kind == "imagenet":
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    elif kind == "half":
+        mean, std = HALF, HALF
+    else:
+        mean, std = preprocessing.mean, preprocessing.std
+    return replace(preprocessing, mean=mean, std=std), tuple(notes)

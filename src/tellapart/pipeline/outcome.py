@@ -1,0 +1,325 @@
+"""What a training gave, in numbers and in words: result, manifest, report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.bundle.manifest import Calibration, Manifest
+from tellapart.data.catalog import SPLITS, Catalog
+from tellapart.data.inspection import Finding, inspect_files
+from tellapart.data.pixels import read_file, thumbnail
+from tellapart.errors import UnreadablePicture
+from tellapart.evaluation import report as reports
+from tellapart.evaluation.calibration import expected_calibration_error, fit_temperature, softmax
+from tellapart.evaluation.curves import CurvePoint
+from tellapart.evaluation.scores import Scores, score
+from tellapart.pipeline.inputs import report_path
+from tellapart.training.history import PhaseRecord
+from tellapart.training.phases import Learned, Material
+
+Floats = NDArray[np.float32]
+
+THUMBNAIL_PX = 256
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training gave. `as_dict` is what `train --json` prints."""
+
+    bundle: Path
+    report: Path
+    classes: tuple[str, ...]
+    counts: Mapping[str, int]
+    scores: Scores | None
+    scored_split: str | None
+    backbone: str
+    device: str
+    seconds: Mapping[str, float]
+    pictures_per_s: float
+    n_computed: int
+    recipe: str
+    phases: tuple[PhaseRecord, ...]
+    findings: tuple[Finding, ...]
+    summary: tuple[str, ...]
+
+    def accuracy(self) -> dict[str, Any] | None:
+        """Return accuracy with its 95 % interval, and which split it was measured on.
+
+        `selected_on` is true where that split is `valid`, which is there to choose by.
+        """
+        if self.scores is None:
+            return None
+        interval = asdict(self.scores.accuracy)
+        return interval | {
+            "split": self.scored_split,
+            "selected_on": self.scored_split == "valid",
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as plain JSON types."""
+        return {
+            "bundle": str(self.bundle),
+            "report": str(self.report),
+            "classes": list(self.classes),
+            **{f"n_{split}": self.counts.get(split, 0) for split in SPLITS},
+            "accuracy": self.accuracy(),
+            "log_loss": None if self.scores is None else self.scores.log_loss,
+            "backbone": self.backbone,
+            "device": self.device,
+            "recipe": self.recipe,
+            "phases": [asdict(phase) for phase in self.phases],
+            "seconds": dict(self.seconds),
+            "pictures_per_s": self.pictures_per_s,
+            "n_computed": self.n_computed,
+            "findings": [
+                {"kind": found.kind, "count": found.count, "headline": found.headline}
+                for found in self.findings
+            ],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """A classifier with its temperature, and how it did.
+
+    features: (N, D) float16 of the catalog's pictures in the final network. scored: (N,) the
+    rows that score. error_before, error_after: expected calibration error without and with the
+    temperature, on the pictures it was fitted on; None where there were none.
+    """
+
+    learned: Learned
+    features: NDArray[np.float16]
+    temperature: float
+    fitted_on: Literal["out-of-fold", "valid", "nothing"]
+    error_before: float | None
+    error_after: float | None
+    scored_split: str | None
+    scored: NDArray[np.bool_]
+    scores: Scores | None
+
+    def probabilities(self, features: NDArray[np.float16]) -> Floats:
+        """Turn (N, D) features into calibrated probabilities (N, K)."""
+        return softmax(self.learned.logits(features), self.temperature)
+
+
+def judge_classifier(material: Material, learned: Learned) -> Judgement:
+    """Calibrate and score what was learned.
+
+    While only the head was solved for, the temperature comes from out-of-fold predictions; once
+    more has learned, from valid.
+    """
+    catalog = material.catalog
+    features = material.features if learned.tuned is None else learned.tuned.features
+    valid = material.rows("valid")
+    fitted_on: Literal["out-of-fold", "valid", "nothing"] = "nothing"
+    logits = np.zeros((0, len(catalog.classes)), dtype=np.float32)
+    labels = catalog.labels[:0]
+    if learned.probe is not None:
+        fitted_on, logits = "out-of-fold", learned.probe.out_of_fold_logits
+        labels = catalog.labels[learned.taught]
+    elif len(valid):
+        fitted_on, logits = "valid", learned.logits(features[valid])
+        labels = catalog.labels[valid]
+    temperature = fit_temperature(logits, labels) if len(labels) else 1.0
+    before, after = (
+        expected_calibration_error(softmax(logits, t), labels) if len(labels) else None
+        for t in (1.0, temperature)
+    )
+    scored = catalog.splits == (material.scored_split or "none")
+    scores = None
+    if scored.any():
+        probs = softmax(learned.logits(features[scored]), temperature)
+        scores = score(probs, catalog.labels[scored], catalog.classes)
+    return Judgement(
+        learned=learned,
+        features=features,
+        temperature=temperature,
+        fitted_on=fitted_on,
+        error_before=before,
+        error_after=after,
+        scored_split=material.scored_split,
+        scored=scored,
+        scores=scores,
+    )
+
+
+def make_result(
+    material: Material,
+    judgement: Judgement,
+    target: Path,
+    n_computed: int,
+    notes: tuple[str, ...],
+) -> TrainResult:
+    """Put the result of a training together."""
+    catalog, progress = material.catalog, material.progress
+    return TrainResult(
+        bundle=target,
+        report=report_path(target),
+        classes=catalog.classes,
+        counts={name: int((catalog.splits == name).sum()) for name in SPLITS},
+        scores=judgement.scores,
+        scored_split=judgement.scored_split,
+        backbone=material.extractor.backbone.name,
+        device=material.device,
+        recipe=material.recipe.name,
+        phases=tuple(material.history.phases),
+        seconds=dict(progress.seconds),
+        pictures_per_s=round(len(catalog) / progress.seconds["features"], 1),
+        n_computed=n_computed,
+        findings=inspect_files(catalog),
+        summary=(*_summary(material, judgement), *notes, *judgement.learned.notes),
+    )
+
+
+def make_manifest(result: TrainResult, material: Material, judgement: Judgement) -> Manifest:
+    """Write down every fact of the classifier that is not an array."""
+    catalog, extractor = material.catalog, material.extractor
+    counts = {
+        split: dict(zip(catalog.classes, n, strict=True)) for split, n in catalog.counts().items()
+    }
+    return Manifest(
+        classes=catalog.classes,
+        preprocessing=extractor.preprocessing,
+        backbone=extractor.backbone.name,
+        backbone_licence=material.weights.licence,
+        weights_origin=material.weights.origin,
+        calibration=Calibration(temperature=judgement.temperature, fitted_on=judgement.fitted_on),
+        runtime=extractor.runtime.identity,
+        recipe=material.recipe.facts() | {"done": [asdict(phase) for phase in result.phases]},
+        scores=None
+        if result.scores is None
+        else result.scores.as_dict() | {"accuracy": result.accuracy()},
+        data={"pictures": counts, "fingerprint": fingerprint(catalog)},
+        versions={name: version(name) for name in ("tellapart", "openvino", "numpy")},
+        made_on=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def fingerprint(catalog: Catalog) -> str:
+    """Name the data by its content: pictures, labels and splits, in any order."""
+    lines = sorted(
+        f"{digest.decode()} {catalog.classes[label]} {split}"
+        for digest, label, split in zip(
+            catalog.digests, catalog.labels, catalog.splits, strict=True
+        )
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def make_report(
+    result: TrainResult, manifest: Manifest, material: Material, judgement: Judgement
+) -> str:
+    """Draw the page that shows how the training went."""
+    catalog, probe = material.catalog, judgement.learned.probe
+    calibration = None
+    if judgement.error_before is not None and judgement.error_after is not None:
+        where = "out-of-fold training" if judgement.fitted_on == "out-of-fold" else "valid"
+        calibration = reports.Calibration(
+            judgement.temperature,
+            judgement.error_before,
+            judgement.error_after,
+            f"{where} pictures",
+        )
+    return reports.render(
+        reports.Report(
+            title=catalog.root.resolve().name,
+            made_on=manifest.made_on,
+            summary=result.summary,
+            classes=catalog.classes,
+            counts={split: tuple(n) for split, n in catalog.counts().items()},
+            scores=result.scores,
+            scored_split=result.scored_split,
+            findings=result.findings,
+            mistakes=_mistakes(catalog, judgement),
+            probe_path=tuple(
+                reports.ProbePoint(point.l2, point.log_loss, point.accuracy, point.chosen)
+                for point in (probe.path if probe else ())
+            ),
+            phases=tuple(
+                reports.PhaseRow(one.learns, one.kept, one.reason, one.best_epoch, one.seconds)
+                for one in result.phases
+            ),
+            curves=tuple(
+                CurvePoint(
+                    one.phase,
+                    one.epoch,
+                    one.train_loss,
+                    one.train_accuracy,
+                    one.valid_loss,
+                    one.valid_accuracy,
+                    one.lr,
+                )
+                for one in material.history.epochs
+            ),
+            calibration=calibration,
+            speed_s=result.seconds,
+            pictures_per_s=result.pictures_per_s,
+            facts={
+                "Backbone": f"{manifest.backbone} ({manifest.weights_origin})",
+                "Licence of the weights": manifest.backbone_licence,
+                "Device": f"{result.device}, {manifest.runtime}",
+                "Recipe": result.recipe,
+                "Versions": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
+            },
+        )
+    )
+
+
+def _mistakes(catalog: Catalog, judgement: Judgement) -> tuple[reports.Mistake, ...]:
+    rows = np.flatnonzero(judgement.scored)
+    if not len(rows):
+        return ()
+    probs = judgement.probabilities(judgement.features[rows])
+    mistakes = []
+    for worst in reports.worst_mistakes(probs, catalog.labels[rows]):
+        path = str(catalog.paths[rows[worst]])
+        try:
+            small = thumbnail(read_file(path), THUMBNAIL_PX)
+        except UnreadablePicture:
+            # Taken away while the run went on.
+            continue
+        actual = catalog.classes[catalog.labels[rows[worst]]]
+        predicted = catalog.classes[int(probs[worst].argmax())]
+        mistakes.append(reports.Mistake(path, actual, predicted, float(probs[worst].max()), small))
+    return tuple(mistakes)
+
+
+def _summary(material: Material, judgement: Judgement) -> tuple[str, ...]:
+    """Say in words what was reached and how sure that is."""
+    n, scores = int(judgement.learned.taught.sum()), judgement.scores
+    lines = [f"Learned {len(material.catalog.classes)} classes from {n} pictures."]
+    if scores is None:
+        return (*lines, "Everything was used for learning, so nothing was scored.")
+    reached = scores.accuracy
+    wrong = scores.n - int(scores.confusion.trace())
+    lines.append(
+        f"Right on {reports.percent(reached.value)} of {scores.n} {judgement.scored_split} "
+        f"pictures it never learned from ({wrong} wrong); between {reports.percent(reached.low)} "
+        f"and {reports.percent(reached.high)} can be expected on pictures like these."
+    )
+    if judgement.scored_split == "valid" and material.recipe.probe_only:
+        lines.append(
+            "There is no test split. This run chose nothing on the valid pictures, but if you "
+            "choose between runs by this score, it becomes too hopeful."
+        )
+    elif judgement.scored_split == "valid":
+        lines.append(
+            "There is no test split. Phases and epochs were chosen on the same valid pictures, so "
+            "this score is a little too hopeful; a test folder would give an honest one."
+        )
+    return tuple(lines)
+
+
+def listed(names: tuple[str, ...], most: int = 6) -> str:
+    """Write names one after the other, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f", … {more} more" if more > 0 else "")

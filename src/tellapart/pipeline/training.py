@@ -1,0 +1,328 @@
+"""Training: folder -> Catalog -> features -> phases -> scores -> report and bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.backbones.cache import prune
+from tellapart.backbones.device import Device, choose_device
+from tellapart.backbones.extractor import Extractor, open_extractor
+from tellapart.backbones.frozen import FrozenBackbone, freeze
+from tellapart.backbones.openvino_runtime import OpenVinoRuntime
+from tellapart.backbones.registry import find_backbone
+from tellapart.backbones.weights import Weights
+from tellapart.bundle.bundle import (
+    Bundle,
+    KeptFeatures,
+    open_bundle,
+    with_head,
+    with_head_weights,
+    write_bundle,
+)
+from tellapart.data.catalog import Catalog, scan
+from tellapart.data.pixels import Preprocessing, decode_many, read_pixels
+from tellapart.errors import CannotResume, NoReadablePicture, TellapartError, UnreadablePicture
+from tellapart.files import write_atomically
+from tellapart.pipeline import inputs
+from tellapart.pipeline.outcome import (
+    Judgement,
+    TrainResult,
+    fingerprint,
+    judge_classifier,
+    listed,
+    make_manifest,
+    make_report,
+    make_result,
+)
+from tellapart.progress import Progress
+from tellapart.training.history import History
+from tellapart.training.phases import Material, learn
+from tellapart.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from tellapart.training.runs import Run, find_unfinished, runs_folder, start_run
+from tellapart.training.trackers import open_trackers
+
+# How far the finished graph's probabilities may lie from those that were scored. The same
+# runtime and precision give 0.0; 32 bits on a GPU against 16 on a processor, some hundredths.
+MAX_DISAGREEMENT = 0.1
+N_CHECKED = 16
+
+
+def train(
+    data: str | Path,
+    output: str | Path | None = None,
+    *,
+    recipe: Recipe | str | Path = DEFAULT_RECIPE,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    start: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Learn to tell the pictures in a folder apart; write a classifier and a report.
+
+    data: a folder of class folders, or of train/valid/test folders that hold them.
+    output: the .tellapart file; by default named as the folder, in the current folder. The
+        report lies beside it.
+    recipe: a built-in one by name, a TOML file, or a Recipe.
+    settings: single settings over it, such as {"backbone": "resnet18"}.
+    start: an earlier classifier to go on from: its backbone, pixels and weights are taken.
+    resume: go on with the interrupted run for this output.
+
+    Raises:
+        TellapartError: one of its kinds, see `tellapart.errors`.
+    """
+    # Its own clock: a caller may use one Progress for several trainings.
+    progress = replace(progress or Progress(), seconds={})
+    began = time.monotonic()
+    with progress.stage("total"):
+        target = inputs.output_path(Path(data), output)
+        source = open_source(data, target, recipe, settings, start, progress)
+        with progress.stage("prepare"):
+            stand = prepare(source, device, progress)
+        progress.say(_what_was_understood(source, stand))
+        with progress.stage("features"):
+            found = stand.extractor.features(
+                source.catalog.paths.tolist(), source.catalog.digests.tolist(), progress
+            )
+        catalog, features = _readable(source.catalog, found.values, found.unreadable)
+        catalog = inputs.split(catalog, source.recipe.data, source.sides)
+        run = _open_run(source, catalog, target, resume, progress)
+        with _remembered(run, began) as ending:
+            material = Material(
+                catalog=catalog,
+                features=features,
+                recipe=source.recipe,
+                extractor=stand.extractor,
+                weights=stand.weights,
+                device=stand.device,
+                progress=progress,
+                history=_open_history(source, run, progress),
+                run=run,
+                deadline=_deadline(source.recipe, began),
+                resume=resume,
+                head=inputs.head_of(source.start, catalog.classes) if source.start else None,
+            )
+            with progress.stage("fit"):
+                learned = learn(material)
+            with progress.stage("score"):
+                judgement = judge_classifier(material, learned)
+            result = make_result(material, judgement, target, found.n_computed, source.notes)
+            with progress.stage("write"):
+                _write(result, material, judgement, stand)
+            ending.accuracy = result.accuracy()
+            material.history.close()
+        prune()
+    seconds = {name: round(progress.seconds[name], 3) for name in ("features", "fit", "total")}
+    return replace(result, seconds=seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a training is about: pictures, recipe, and an earlier classifier to go on from."""
+
+    catalog: Catalog
+    recipe: Recipe
+    start: Bundle | None
+    sides: Mapping[bytes, str]
+    preprocessing: Preprocessing
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Stand:
+    """A backbone with its weights, frozen and ready on the device."""
+
+    weights: Weights
+    frozen: FrozenBackbone
+    extractor: Extractor
+    device: Device
+
+
+def open_source(
+    data: str | Path,
+    target: Path,
+    recipe: Recipe | str | Path,
+    settings: Mapping[str, Any] | None,
+    start: str | Path | None,
+    progress: Progress,
+) -> Source:
+    """Read pictures and recipe, and refuse before time is spent what would be refused after."""
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)
+    before = open_bundle(start) if start else None
+    if before is not None:
+        chosen = chosen.model_copy(update={"backbone": before.manifest.backbone})
+    catalog = scan(data, progress)
+    sides = inputs.remembered_sides(target, before)
+    # Sides need no pixels; a hopeless folder is refused here.
+    catalog = inputs.split(catalog, chosen.data, sides)
+    if before is None:
+        preprocessing, notes = inputs.preprocessing_of(chosen, catalog)
+    else:
+        preprocessing, notes = before.manifest.preprocessing, ()
+    return Source(catalog, chosen, before, sides, preprocessing, notes)
+
+
+def prepare(source: Source, device: str, progress: Progress) -> Stand:
+    """Find the backbone and its weights, and make it ready for the device."""
+    backbone = find_backbone(source.recipe.backbone)
+    chosen = choose_device(device)
+    weights = inputs.choose_weights(source.recipe, backbone, source.start)
+    frozen = freeze(backbone, weights, source.preprocessing, source.recipe.flip_at_test)
+    if frozen.not_kept:
+        progress.say(f"Going on without keeping the network: {frozen.not_kept}")
+    extractor = open_extractor(
+        frozen, weights, source.preprocessing, chosen, source.recipe.flip_at_test
+    )
+    return Stand(weights, frozen, extractor, chosen)
+
+
+def _what_was_understood(source: Source, stand: Stand) -> str:
+    catalog = source.catalog
+    counts = ", ".join(
+        f"{sum(numbers)} {split}" if split else f"{sum(numbers)}"
+        for split, numbers in catalog.counts().items()
+    )
+    lines = [
+        f"{catalog.root}: {counts} pictures in {len(catalog.classes)} classes "
+        f"({listed(catalog.classes)}).",
+        f"Recipe {source.recipe.name}, backbone {stand.frozen.backbone.name} "
+        f"({stand.weights.origin}), device {stand.device}, {stand.extractor.runtime.identity}.",
+    ]
+    return "\n".join([*lines, *source.notes])
+
+
+def _readable(
+    catalog: Catalog, features: NDArray[np.float16], unreadable: Mapping[int, str]
+) -> tuple[Catalog, NDArray[np.float16]]:
+    """Set unreadable pictures aside.
+
+    Raises:
+        NoReadablePicture.
+    """
+    if len(unreadable) == len(catalog):
+        row, why = next(iter(unreadable.items()))
+        raise NoReadablePicture(
+            f"Of {len(catalog)} pictures in {catalog.root}, none could be read. The first, "
+            f"{catalog.paths[row]}, {why}. Nothing was trained."
+        )
+    keep = np.ones(len(catalog), dtype=bool)
+    keep[list(unreadable)] = False
+    return catalog.without(unreadable), features[keep]
+
+
+def _open_run(
+    source: Source, catalog: Catalog, target: Path, resume: bool, progress: Progress
+) -> Run:
+    """Start to remember this run, or take up the interrupted one.
+
+    Raises:
+        CannotResume: there is none, or it had another recipe or other data.
+    """
+    recipe, data = source.recipe.facts(), fingerprint(catalog)
+    if not resume:
+        return start_run(target.stem, catalog.root, data, recipe, target, progress)
+    run = find_unfinished(target, progress)
+    if run is None:
+        raise CannotResume(
+            f"There is no interrupted training of {target}. Expected was one that was stopped or "
+            f"killed; `tellapart runs` lists all. Nothing was trained. Train without --resume."
+        )
+    changed = [
+        what
+        for what, same in (
+            ("recipe", run.facts.recipe == recipe),
+            ("pictures, labels or splits", run.facts.fingerprint == data),
+        )
+        if not same
+    ]
+    if changed:
+        raise CannotResume(
+            f"The interrupted training {run.facts.id} had another {' and other '.join(changed)}. "
+            f"Going on would mix two trainings. Nothing was trained, and the checkpoint is kept. "
+            f"Give the same data and recipe, or train without --resume."
+        )
+    run.resume()
+    return run
+
+
+def _open_history(source: Source, run: Run, progress: Progress) -> History:
+    # In one place for all, or runs could not be compared with each other.
+    name = run.facts.id or run.facts.name
+    trackers = open_trackers(source.recipe.log, name, runs_folder())
+    return History(run.history, progress, trackers)
+
+
+def _deadline(recipe: Recipe, began: float) -> float | None:
+    return None if recipe.budget_s is None else began + recipe.budget_s
+
+
+@dataclass
+class _Ending:
+    accuracy: Mapping[str, Any] | None = None
+
+
+@contextmanager
+def _remembered(run: Run, began: float) -> Iterator[_Ending]:
+    """Write into the run how it ended, whichever way."""
+    ending = _Ending()
+    state: Literal["done", "failed", "stopped"] = "failed"
+    try:
+        yield ending
+        state = "done"
+    except KeyboardInterrupt:
+        state = "stopped"
+        raise
+    finally:
+        run.finish(state, ending.accuracy, round(time.monotonic() - began, 3))
+
+
+def _write(result: TrainResult, material: Material, judgement: Judgement, stand: Stand) -> None:
+    """Write report and bundle, after a last check that the bundle's graph says what was scored."""
+    learned = judgement.learned
+    body, weights = stand.frozen.graph, stand.frozen.weights
+    if learned.tuned is not None:
+        body, weights = learned.tuned.graph, learned.tuned.weights
+    graph = with_head(body, learned.weight, learned.bias)
+    _check_graph(graph, material, judgement)
+    manifest = make_manifest(result, material, judgement)
+    page = make_report(result, manifest, material, judgement)
+    catalog = material.catalog
+    kept = KeptFeatures(judgement.features, catalog.labels, catalog.digests, catalog.splits)
+    head = stand.frozen.backbone.head
+    weights = with_head_weights(weights, head, learned.weight, learned.bias)
+    keep = material.recipe.data.keep_features
+    write_bundle(result.bundle, manifest, graph, weights, kept if keep else None, page)
+    write_atomically(result.report, page)
+
+
+def _check_graph(graph: bytes, material: Material, judgement: Judgement) -> None:
+    """Run a few pictures through the finished graph: what was scored is what will run."""
+    catalog = material.catalog
+    rows = np.flatnonzero(judgement.scored if judgement.scored.any() else judgement.learned.taught)
+    rows = rows[:: max(1, len(rows) // N_CHECKED)][:N_CHECKED]
+    read = partial(read_pixels, preprocessing=material.extractor.preprocessing)
+    pictures = list(decode_many(catalog.paths[rows].tolist(), read))
+    # A picture taken away while the run went on is no reason to lose the run.
+    there = [not isinstance(picture, UnreadablePicture) for picture in pictures]
+    rows = rows[there]
+    if not len(rows):
+        return
+    pixels = (picture for picture in pictures if not isinstance(picture, UnreadablePicture))
+    again = judgement.probabilities(np.stack(list(OpenVinoRuntime(graph).run(pixels))))
+    difference = np.abs(again - judgement.probabilities(judgement.features[rows])).max()
+    if difference > MAX_DISAGREEMENT:
+        raise TellapartError(
+            f"The finished classifier gives probabilities that differ by up to {difference:.2f} "
+            f"from those that were scored, on {len(rows)} pictures; at most {MAX_DISAGREEMENT} "
+            f"was expected. Nothing was written. If pictures changed during the run, train "
+            f"again; otherwise clear what is kept with `tellapart cache --clear` and report it."
+        )

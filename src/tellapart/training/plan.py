@@ -1,0 +1,118 @@
+"""Fit a phase to the data, the disk and the time there is. Needs no torch.
+
+What is chosen here depends on numbers only: pictures, megabytes and seconds, the latter measured
+on this machine before they are needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tellapart.training.recipe import Phase
+
+# Below so many pictures that teach, less of the network learns; above, more.
+FEW, MANY = 1000, 20_000
+# With a budget, a phase may get up to so many times the epochs and views that the recipe says.
+STRETCH = 2
+# Share of the time left that may go into computing views; the rest goes into learning.
+SHARE_FOR_VIEWS = 0.5
+MIN_EPOCHS = 3
+# As many as a recipe may ask for.
+MOST_VIEWS = 64
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured: views/s through the frozen part, and pictures/s in steps."""
+
+    views_per_s: float
+    learned_per_s: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A phase as it will run, and what was changed, in words.
+
+    phase: with its cut, views and epochs decided. kept_mb: size of what it keeps, 0 if live.
+    expected_s: None where nothing was measured. most_views: that there is room for.
+    """
+
+    phase: Phase
+    kept_mb: float
+    notes: tuple[str, ...] = ()
+    expected_s: float | None = None
+    most_views: int = MOST_VIEWS
+
+
+def choose_cut(cuts: Sequence[str], tail: str, n_train: int) -> str:
+    """Choose where the tail starts: later with few pictures, earlier with many.
+
+    cuts: names in the order of the network. tail: the backbone's usual one.
+    """
+    usual = cuts.index(tail)
+    if n_train < FEW:
+        return cuts[min(usual + 1, len(cuts) - 1)]
+    return cuts[max(usual - 1, 0)] if n_train >= MANY else tail
+
+
+def fit_disk(phase: Phase, n_train: int, n_valid: int, kb_a_view: float, room_mb: float) -> Plan:
+    """Take fewer views where the kept ones would need more room than there is.
+
+    Without enough room for one of them, or for plain views where no others are asked for, the
+    phase has no `kept_views` left: it runs live.
+    """
+    views = phase.kept_views
+    if views is None:
+        return Plan(phase, 0.0)
+    plain_mb = (n_train + n_valid) * kb_a_view / 1000
+    view_mb = n_train * kb_a_view / 1000
+    fits = math.floor((room_mb - plain_mb) / max(view_mb, 1e-9))
+    if fits >= views:
+        return Plan(phase, plain_mb + views * view_mb, most_views=min(fits, MOST_VIEWS))
+    wanted = f"{views} kept views need {plain_mb + views * view_mb:,.0f} MB"
+    if fits >= 1:
+        return Plan(
+            phase.model_copy(update={"views": fits}),
+            plain_mb + fits * view_mb,
+            (f"{wanted}, {room_mb:,.0f} MB may be used: {fits} are kept",),
+            most_views=fits,
+        )
+    return Plan(
+        phase.model_copy(update={"views": "live"}),
+        0.0,
+        (f"{wanted}, {room_mb:,.0f} MB may be used: nothing is kept, the phase runs live",),
+    )
+
+
+def fit_time(plan: Plan, n_train: int, n_valid: int, speed: Speed, left_s: float | None) -> Plan:
+    """Choose views and epochs so that the phase takes the seconds left; None: as it says.
+
+    Returns a plan of fewer than MIN_EPOCHS epochs where there is no time for it.
+    """
+    phase = plan.phase
+    views = phase.kept_views
+    epoch_s = n_train / speed.learned_per_s + n_valid / speed.views_per_s
+    plain_s = 0.0 if views is None else (n_train + n_valid) / speed.views_per_s
+    view_s = n_train / speed.views_per_s
+    if left_s is None:
+        expected = plain_s + (views or 0) * view_s + phase.epochs * epoch_s
+        return replace(plan, expected_s=expected)
+    update: dict[str, int] = {}
+    spent, kept_mb = plain_s, plan.kept_mb
+    if views is not None:
+        most = max(1, math.floor((SHARE_FOR_VIEWS * left_s - plain_s) / view_s))
+        update["views"] = min(most, views * STRETCH if left_s > 0 else views, plan.most_views)
+        spent += update["views"] * view_s
+        kept_mb *= (plain_s + update["views"] * view_s) / (plain_s + views * view_s)
+    epochs = min(math.floor((left_s - spent) / epoch_s), phase.epochs * STRETCH)
+    update["epochs"] = max(epochs, 0) or 1
+    words = f"{update['epochs']} epochs" + (f" on {update['views']} views" if views else "")
+    return replace(
+        plan,
+        phase=phase.model_copy(update=update),
+        kept_mb=kept_mb,
+        notes=(*plan.notes, f"{left_s:.0f} s are left for it: {words}"),
+        expected_s=spent + update["epochs"] * epoch_s,
+    )
