@@ -8,7 +8,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-HIDDEN = frozenset({"torch", "torchvision", "timm", "lightning_fabric", "huggingface_hub"})
+HIDDEN = frozenset(
+    {"torch", "torchvision", "timm", "lightning_fabric", "huggingface_hub", "matplotlib"}
+)
 
 
 class _Without:

@@ -63,7 +63,9 @@ def measure(given: argparse.Namespace) -> dict[str, list[float]]:
                     value, loss = accuracy(data, folder, views, seed)
                     found[f"{title}, {views} views: accuracy"].append(value)
                     found[f"{title}, {views} views: log loss"].append(loss)
-                    print(f"{title}, seed {seed}, {views} views: {value:.4f} {loss:.4f}", flush=True)
+                    print(
+                        f"{title}, seed {seed}, {views} views: {value:.4f} {loss:.4f}", flush=True
+                    )
             live = statistics.mean(found[f"{title}, live views: accuracy"])
             for views in VIEWS[:-1]:
                 kept = found[f"{title}, {views} views: accuracy"]

@@ -49,8 +49,13 @@ def phases() -> dict[str, Phase]:
     return {
         "head": Phase(learns="head", views=4, epochs=EPOCHS["head"], **head),
         "tail": Phase(
-            learns="tail", cut="blocks.6", views=4, epochs=EPOCHS["tail"], best="last",
-            keep="always", **tail,
+            learns="tail",
+            cut="blocks.6",
+            views=4,
+            epochs=EPOCHS["tail"],
+            best="last",
+            keep="always",
+            **tail,
         ),
     }
 
@@ -80,9 +85,7 @@ def material(folder: Path, per_class: int, deadline: float | None = None) -> Mat
     recipe = load_recipe("auto")
     backbone = find_backbone(recipe.backbone)
     weights = find_weights(backbone)
-    extractor = open_extractor(
-        freeze(backbone, weights), weights, backbone.preprocessing, "cpu"
-    )
+    extractor = open_extractor(freeze(backbone, weights), weights, backbone.preprocessing, "cpu")
     return Material(
         catalog=catalog,
         features=np.zeros((len(catalog), 0), dtype=np.float16),
@@ -134,7 +137,9 @@ def run_plain(stuff: Material, phase: Phase) -> Curve:
     for parameter in frozen.parameters():
         parameter.requires_grad = False
     side, mean, std = (
-        backbone.preprocessing.size_px, backbone.preprocessing.mean, backbone.preprocessing.std,
+        backbone.preprocessing.size_px,
+        backbone.preprocessing.mean,
+        backbone.preprocessing.std,
     )
     drawn = transforms.Compose(
         [
@@ -205,9 +210,7 @@ def measure(given: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str
             plain = run_plain(material(folder, given.n), phase)
         same = min(max(ours.accuracy), max(plain.accuracy))
         both = min(same, max(live.accuracy))
-        curves |= {
-            f"{name}: tellapart": ours, f"{name}: live views": live, f"{name}: plain": plain
-        }
+        curves |= {f"{name}: tellapart": ours, f"{name}: live views": live, f"{name}: plain": plain}
         found[f"{name}: accuracy that both reach"] = [same]
         found[f"{name}: best, tellapart"] = [max(ours.accuracy)]
         found[f"{name}: best, plain loop"] = [max(plain.accuracy)]

@@ -274,10 +274,8 @@ def test_recipes_that_cannot_be_used(
     args: list[str], message: str, refused: Command, out: Path, small: Path
 ) -> None:
     """Names and settings that are unknown, wrong, or contradict each other: what helps is named."""
-    start = time.monotonic()
     for command in (["train", "-o", out / "x"], ["train", "--dry-run", "-o", out / "x"]):
         assert refused(60, *command, small, *args) == message
-    assert time.monotonic() - start < 5
 
 
 def test_a_recipe_file_that_is_none(

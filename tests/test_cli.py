@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import tellapart
 from tellapart.bundle.bundle import open_bundle
 from tellapart.cli.main import app
 from tellapart.cli.options import budget_seconds
+from tellapart.progress import Progress
 from tellapart.training.recipe import Recipe, builtin_recipes, load_recipe
 
 Command = Callable[..., Any]
@@ -53,6 +55,7 @@ TRAIN_KEYS = {
     "n_valid": int,
     "n_test": int,
     "accuracy": dict,
+    "log_loss": float,
     "backbone": str,
     "device": str,
     "recipe": str,
@@ -219,6 +222,7 @@ def test_learning_from_everything_scores_nothing(
     options = ("--split", "none", "--no-features", "--device", "cpu", *FAST)
     found = one_object(command("train", trained.data, "-o", bundle, "--json", *options).out)
     assert found["accuracy"] is None
+    assert found["log_loss"] is None
     assert (found["n_train"], found["n_valid"], found["n_test"]) == (60, 0, 0)
     assert not open_bundle(bundle).has_features
     assert open_bundle(bundle).manifest.scores is None
@@ -1032,3 +1036,78 @@ def test_a_classifier_can_be_gone_on_from(
     np.testing.assert_array_equal(
         new.features.features[rows][scored], old.features.features[scored]
     )
+
+
+@pytest.mark.slow
+def test_going_on_may_tune_further(
+    tuned: Any,
+    small_tail: dict[str, Any],
+    warm_cache: Path,
+    tmp_path: Path,
+    own_runs: Path,
+    single_thread: None,
+) -> None:
+    """A tail learns on from the earlier classifier's weights; what is frozen stays as it is."""
+    result = tellapart.train(
+        tuned.data,
+        tmp_path / "x",
+        settings=small_tail,
+        start=tuned.bundle,
+        progress=Progress("quiet"),
+    )
+    assert [phase.kept for phase in result.phases] == [True, True]
+    old, new = open_bundle(tuned.bundle), open_bundle(result.bundle)
+    was, now = load(old.weights), load(new.weights)
+    assert {name for name in was if not np.array_equal(was[name], now[name])} == {
+        "conv_head.weight",
+        "bn2.weight",
+        "bn2.bias",
+        "classifier.weight",
+        "classifier.bias",
+    }
+    assert new.features.sides() == old.features.sides()
+    assert new.manifest.weights_origin.startswith("small.tellapart, itself from package ")
+    answers = tellapart.Classifier.load(result.bundle).predict(sorted(tuned.data.rglob("*.png")))
+    assert sum(one.label == Path(one.path).parent.name for one in answers) >= 58
+
+
+@pytest.mark.slow
+def test_a_tail_says_what_it_does_unless_quiet(
+    trained: Any, small_tail: dict[str, Any], run: Command, tmp_path: Path
+) -> None:
+    """Each epoch and how each phase ended, on standard error; with --quiet not a word."""
+    recipe = tmp_path / "recipe.toml"
+    load_recipe("auto", small_tail).save(recipe)
+    args = ("train", trained.data, "-o", tmp_path / "x", "--recipe", recipe, "--json")
+    said = run(*args)
+    found = one_object(said.stdout)
+    assert [phase["kept"] for phase in found["phases"]] == [True, True]
+    figures = r"(\d\.\d{3} +(100|[\d.]+) %)"
+    epoch = rf"phase 2 epoch [12]/2  train {figures}  valid {figures} [* ] rate \S+ +[\d.]+ s"
+    lines = said.stderr.splitlines()[2:]
+    assert lines[0].startswith("phase 1 (head) kept: log loss ")
+    assert all(re.fullmatch(epoch, line) for line in lines[1:3]), said.stderr
+    assert lines[3].startswith("phase 2 (tail) kept: log loss ")
+    assert len(lines) == 4
+    quiet = run(*args, "--quiet")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert one_object(quiet.stdout)["accuracy"] == found["accuracy"]
+
+
+@pytest.mark.slow
+def test_a_history_goes_to_trackers_too(
+    trained: Any, run: Command, tmp_path: Path, own_runs: Path
+) -> None:
+    """What the recipe's `log` names is written beside the runs, and said how to look at."""
+    if not all(map(find_spec, ("tensorboardX", "mlflow"))):
+        pytest.skip("the extra `log` is not installed")
+    log = ("--set", 'log=["tensorboard", "mlflow"]')
+    args = ("train", trained.data, "-o", tmp_path / "x", "--quiet", "--json", *FAST, *log)
+    # In a process of its own: MLflow warns of itself, which is an error in this one.
+    ended = run(*args)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert list(own_runs.glob("tensorboard/*/events.*"))
+    assert (own_runs / "mlflow.db").stat().st_size > 0
+    assert str(own_runs / "mlflow.db") in (own_runs / "trackers.txt").read_text(encoding="utf-8")
+    (listed,) = json.loads(run("runs", "--json").stdout)
+    assert listed["recipe"]["log"] == ["tensorboard", "mlflow"]

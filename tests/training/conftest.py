@@ -37,7 +37,9 @@ def one_thread() -> Iterator[None]:
     """Two threads that wait for each other make these tests much slower on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune, "available_cores", lambda: 1)
+        yield
     torch.set_num_threads(threads)
 
 

@@ -6,7 +6,8 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from tellapart.backbones.network import Network, build_network
 from tellapart.backbones.registry import find_backbone
 from tellapart.data.pixels import Preprocessing
 from tellapart.errors import UnknownCut
+from tellapart.training import finetune
 from tellapart.training.finetune import (
     RUINED,
     Circumstances,
@@ -316,6 +318,139 @@ def test_the_running_means_are_told_three_times_an_epoch(
     assert (last.train_accuracy * 50) % 1 == pytest.approx(0, abs=1e-9)
 
 
+# ---- parts of a batch, side by side
+
+
+def one_batch(
+    made: Phase, learner: Learner, fabric: Fabric, n: int, weights: Tensor | None = None
+) -> tuple[float, int, dict[str, Tensor]]:
+    """Loss, right answers and gradients of one batch."""
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, 4, 6, 6, generator=generator)
+    stepper = Stepper(learner, made, weights, fabric)
+    set_mode(learner, made)
+    loss, right = stepper.learn(x, torch.arange(n) ** 2 % 3, np.random.default_rng(0))
+    gradients = {
+        name: value.grad
+        for name, value in learner.module.named_parameters()
+        if value.grad is not None
+    }
+    return float(loss), int(right), gradients
+
+
+@pytest.mark.parametrize(
+    ("more", "weighted"),
+    [
+        ({}, False),
+        ({"label_smoothing": 0.1}, True),
+        ({"mixup": 0.4, "cutmix": 1.0}, False),
+        ({"mixup": 0.4, "label_smoothing": 0.1}, True),
+    ],
+)
+@pytest.mark.parametrize(("cores", "n"), [(2, 32), (2, 37), (3, 64), (8, 64)])
+def test_parts_of_a_batch_add_up_to_it(
+    more: dict[str, float],
+    weighted: bool,
+    cores: int,
+    n: int,
+    toy_learner: MakeLearner,
+    fabric: Fabric,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Learned from side by side, on any number of cores: loss and gradients of the whole batch.
+
+    Each gradient lies in memory as its weight does, which the fused optimisers take for granted.
+    """
+    weights = torch.tensor([1.0, 2.0, 4.0]) if weighted else None
+    found = []
+    for number in (1, cores):
+        monkeypatch.setattr(finetune, "available_cores", lambda number=number: number)
+        learner = toy_learner(norm=False)
+        found.append(one_batch(phase(**more), learner, fabric, n, weights))
+        for name, value in learner.module.named_parameters():
+            assert value.grad is not None, name
+            assert value.grad.stride() == value.stride(), name
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert found[0][1] == found[1][1]
+    close(found[0][2], found[1][2])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
+def test_a_phase_in_parts_is_the_phase(
+    optimizer: str,
+    resnet: Network,
+    toy_pictures: MakePictures,
+    around: Around,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tail of resnet18, whose batch-norm keeps its statistics, learned on one core and on two.
+
+    Its 1 x 1 and 3 x 3 convolutions lie in memory with their channels last.
+    """
+    pictures = toy_pictures(n_train=64, n_valid=8, shape=(256, 2, 2), views=0)
+    more = {"momentum": 0.9} if optimizer == "sgd" else {}
+    made = Phase(
+        learns="tail",
+        cut="layer4",
+        optimizer=optimizer,
+        epochs=1,
+        batch=32,
+        lr=1e-4,
+        best="last",
+        **more,
+    )
+    found = []
+    for cores in (1, 2, 2):
+        monkeypatch.setattr(finetune, "available_cores", lambda cores=cores: cores)
+        network = copy.deepcopy(resnet)
+        PhaseRun(build_learner(network, made, SMALL), made, pictures, around()).run()
+        found.append(network.state_dict())
+    moved = {n: float((v - found[0][n]).abs().max()) for n, v in resnet.state_dict().items()}
+    assert moved["layer4.0.conv1.weight"] > 1e-6
+    # Adam makes as large a step where a gradient is nothing but rounding: some may differ by that.
+    for name, value in found[0].items():
+        away = (value - found[1][name]).abs().float()
+        assert away.mean() <= 0.02 * moved[name] + 1e-9, name
+    assert all(torch.equal(value, found[2][name]) for name, value in found[1].items())
+
+
+@pytest.mark.parametrize("what", ["batch-norm", "dropout"])
+def test_a_batch_whose_pictures_depend_on_each_other_stays_whole(
+    what: str, toy_learner: MakeLearner, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics of the batch and the order of chance are the same on any number of cores."""
+    found = []
+    for cores in (1, 4):
+        monkeypatch.setattr(finetune, "available_cores", lambda cores=cores: cores)
+        learner = toy_learner(norm=what == "batch-norm", dropout=0.5 * (what == "dropout"))
+        torch.manual_seed(0)
+        _, _, gradients = one_batch(phase(), learner, fabric, 64)
+        found.append(gradients | dict(learner.module.named_buffers()))
+    close(*found)
+
+
+def test_judging_holds_few_batches_at_once(
+    toy_learner: MakeLearner, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many pictures there are to judge by: two cores need a few batches, not all."""
+    monkeypatch.setattr(finetune, "available_cores", lambda: 2)
+    learner = toy_learner()
+    stepper = Stepper(learner, phase(), None, fabric)
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def batches() -> Iterator[Tensor]:
+        nonlocal most
+        for _ in range(40):
+            batch = torch.randn(8, 4, 6, 6)
+            alive.append(weakref.ref(batch))
+            most = max(most, sum(one() is not None for one in alive))
+            yield batch
+
+    assert stepper.logits(learner.module, batches()).shape == (320, 3)
+    assert most <= 8
+
+
 # ---- the loss
 
 
@@ -347,6 +482,7 @@ def test_class_weights_weigh_the_loss(toy_learner: MakeLearner, fabric: Fabric) 
 
 
 @given(st.lists(st.integers(0, 5), min_size=6, max_size=200))
+@settings(deadline=None)
 def test_balanced_class_weights_are_scikit_learns(drawn: list[int]) -> None:
     """n / (K * n of the class), for any counts of classes that are there."""
     labels = np.unique(drawn, return_inverse=True)[1].astype(np.int64)

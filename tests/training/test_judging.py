@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
+from sklearn.utils.class_weight import compute_sample_weight
 
 from tellapart.evaluation.calibration import softmax
-from tellapart.training.judging import TEMPERATURES, Judged, judge
+from tellapart.training.judging import TEMPERATURES, Judged, judge, unevenness
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -92,6 +93,53 @@ def test_better_is_a_lower_loss_without_a_lower_accuracy() -> None:
     assert not Judged(0.4, 0.5, 0.89).better_than(standing)
     assert not Judged(0.5, 0.5, 0.95).better_than(standing)
     assert not standing.better_than(standing)
+
+
+@given(st.integers(1, 60), st.integers(2, 5), st.booleans(), st.integers(0, 10_000))
+@settings(max_examples=50, deadline=None)
+def test_as_many_right_is_as_accurate_whichever_they_are(
+    n: int, n_classes: int, balanced: bool, seed: int
+) -> None:
+    """No rounding may make a phase that is right about other pictures look worse or better."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, n_classes, n)
+    right = rng.random(n) < 0.6
+    # As many of each class, but others.
+    other = right.copy()
+    for label in range(n_classes):
+        other[labels == label] = rng.permutation(right[labels == label])
+    judged = []
+    for chosen, sure in ((right, 3.0), (other, 4.0)):
+        logits = np.eye(n_classes)[(labels + ~chosen) % n_classes]
+        judged.append(judge((sure * logits).astype(np.float32), labels, balanced))
+    one, two = judged
+    if one.log_loss < two.log_loss:
+        one, two = two, one
+    assert one.accuracy == pytest.approx(two.accuracy)
+    assert two.better_than(one) is (two.log_loss < one.log_loss)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_balanced_every_class_counts_the_same(scale: float) -> None:
+    """As scikit-learn's balanced accuracy, and its log loss weighted by class."""
+    logits, labels = answers(200, 4, scale, seed=2)
+    keep = (labels > 0) | (np.arange(200) % 10 == 0)
+    logits, labels = logits[keep], labels[keep]
+    judged = judge(logits, labels, balanced=True)
+    weights = compute_sample_weight("balanced", labels)
+    probs = softmax(logits.astype(np.float64))
+    assert judged.raw_log_loss == pytest.approx(log_loss(labels, probs, sample_weight=weights))
+    expected = balanced_accuracy_score(labels, logits.argmax(axis=1))
+    assert judged.accuracy == pytest.approx(expected)
+    assert judged.accuracy != pytest.approx(judge(logits, labels).accuracy)
+
+
+@pytest.mark.parametrize(
+    ("labels", "times"), [([0, 1, 2], 1.0), ([0] * 30 + [1] * 3, 10.0), ([2, 2, 2, 5], 3.0)]
+)
+def test_unevenness_is_of_the_classes_that_are_there(labels: list[int], times: float) -> None:
+    """The largest beside the smallest; a class without a picture is none."""
+    assert unevenness(np.array(labels)) == times
 
 
 def test_what_is_no_number_is_better_than_nothing() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -246,6 +246,7 @@ def test_the_suggestion_keeps_away_from_the_lowest_loss() -> None:
     st.floats(1e-9, 1e-3),
     st.floats(1.001, 3),
 )
+@settings(deadline=None)
 def test_the_suggestion_is_a_rate_for_any_curve(
     losses: list[float], first: float, factor: float
 ) -> None:

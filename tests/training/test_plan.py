@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tellapart.backbones.registry import BACKBONES
@@ -72,6 +72,7 @@ def test_the_usual_tails() -> None:
 
 
 @given(counts, counts, sizes_kb, rooms_mb, st.integers(0, 64))
+@settings(deadline=None)
 def test_what_is_kept_fits_the_room(
     n_train: int, n_valid: int, kb: float, room_mb: float, views: int
 ) -> None:
@@ -89,6 +90,7 @@ def test_what_is_kept_fits_the_room(
 
 
 @given(counts, counts, sizes_kb, rooms_mb, st.integers(0, 64))
+@settings(deadline=None)
 def test_what_the_disk_changes_is_said(
     n_train: int, n_valid: int, kb: float, room_mb: float, views: int
 ) -> None:
@@ -135,6 +137,7 @@ def cost_s(phase: Phase, n_train: int, n_valid: int, speed: Speed) -> float:
 
 
 @given(counts, counts, speeds, st.floats(-100, 1e6), st.integers(0, 64), st.integers(1, 100))
+@settings(deadline=None)
 def test_a_phase_fits_the_time_or_is_left_out(
     n_train: int, n_valid: int, speed: Speed, left_s: float, views: int, epochs: int
 ) -> None:
@@ -149,6 +152,7 @@ def test_a_phase_fits_the_time_or_is_left_out(
 
 
 @given(counts, counts, speeds, st.floats(1, 1e6), st.integers(1, 64))
+@settings(deadline=None)
 def test_views_take_at_most_half_the_time(
     n_train: int, n_valid: int, speed: Speed, left_s: float, views: int
 ) -> None:
@@ -168,6 +172,7 @@ def test_views_take_at_most_half_the_time(
     st.floats(1, 1e6),
     st.integers(0, 64),
 )
+@settings(deadline=None)
 def test_time_never_brings_more_views_than_the_disk_has_room_for(
     n_train: int,
     n_valid: int,
@@ -185,6 +190,7 @@ def test_time_never_brings_more_views_than_the_disk_has_room_for(
 
 
 @given(counts, counts, speeds, st.integers(0, 64), st.integers(1, 100))
+@settings(deadline=None)
 def test_without_a_limit_the_phase_is_what_it_says(
     n_train: int, n_valid: int, speed: Speed, views: int, epochs: int
 ) -> None:
@@ -196,6 +202,7 @@ def test_without_a_limit_the_phase_is_what_it_says(
 
 
 @given(counts, counts, speeds, st.floats(1, 1e5), st.floats(1, 10), st.integers(0, 64))
+@settings(deadline=None)
 def test_more_time_is_never_less_learning(
     n_train: int, n_valid: int, speed: Speed, left_s: float, factor: float, views: int
 ) -> None:

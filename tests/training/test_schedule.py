@@ -113,6 +113,7 @@ def test_warm_up_rises_in_a_line_from_zero(schedule: str) -> None:
     st.integers(1, 300),
     st.floats(0, 12),
 )
+@settings(deadline=None)
 def test_a_factor_is_never_outside_zero_and_one(
     schedule: str, step: int, steps_per_epoch: int, n_steps: int, warm_up: float
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tellapart.backbones.activations import KeptSet
@@ -261,6 +261,7 @@ def test_a_picture_that_is_taken_away_is_named(catalog: Catalog, tmp_path: Path)
 
 
 @given(st.integers(0, 200), st.integers(1, 70))
+@settings(deadline=None)
 def test_batches_hold_every_row_once_in_order(n: int, size: int) -> None:
     """All are of the size asked for but the last; a row alone joins those before it."""
     rows = np.random.default_rng(0).permutation(n)

@@ -119,9 +119,12 @@ def test_a_phase_that_makes_things_worse_is_taken_back_exactly(
 @pytest.mark.parametrize(
     "phase",
     [
-        live(keep="if_better", bn="train"),
+        pytest.param(live(keep="if_better", bn="train"), marks=pytest.mark.slow),
         live(learns="head", keep="if_better", frozen_bn="train"),
-        Phase(learns="tail", cut="layer4", epochs=1, batch=12, views=0, bn="train"),
+        pytest.param(
+            Phase(learns="tail", cut="layer4", epochs=1, batch=12, views=0, bn="train"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["all", "frozen statistics", "kept"],
 )
@@ -238,28 +241,25 @@ def test_a_phase_after_a_tail_starts_from_the_network_as_it_is(
     assert (far(untouched[rows], expected) > 0.05) is (cut != "features.6")
 
 
+FOLLOWING = {
+    "an earlier cut": ((tail("features.9"), tail("features.6")), ()),
+    "a later cut": ((tail("features.6"), tail("features.9")), ()),
+    "the head": (
+        (
+            tail("features.9"),
+            Phase(learns="head", views=1, epochs=2, lr=0.1, keep="always", best="last"),
+        ),
+        (),
+    ),
+    "one that is taken back": ((tail("features.9"), tail("features.6", keep="if_better")), ()),
+    "a tail after all": ((live(), tail("features.9")), pytest.mark.slow),
+    "all": ((tail("features.9"), live()), pytest.mark.slow),
+    "the head live": ((tail("features.6"), live(learns="head")), pytest.mark.slow),
+}
+
+
 @pytest.mark.parametrize(
-    "phases",
-    [
-        (tail("features.9"),),
-        (tail("features.9"), tail("features.6")),
-        (tail("features.6"), tail("features.9")),
-        (tail("features.9"), Phase(learns="head", views=1, epochs=2, lr=0.1, keep="always")),
-        (live(), tail("features.9")),
-        (tail("features.9"), live()),
-        (tail("features.9"), tail("features.6", keep="if_better")),
-        (tail("features.6"), live(learns="head")),
-    ],
-    ids=[
-        "tail",
-        "then an earlier cut",
-        "then a later cut",
-        "then the head",
-        "all, then tail",
-        "tail, then all",
-        "then one that is taken back",
-        "then the head live",
-    ],
+    "phases", [pytest.param(p, marks=marks, id=name) for name, (p, marks) in FOLLOWING.items()]
 )
 def test_the_features_are_those_of_the_network_that_stands(
     phases: tuple[Phase, ...], material: MakeMaterial
@@ -295,6 +295,7 @@ def test_the_graph_and_the_weights_are_those_of_the_network_that_stands(
     assert all(torch.equal(value, weights[n]) for n, value in tuner.network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_mirrored_pictures_count_where_the_recipe_says_so(material: MakeMaterial) -> None:
     """Features are the mean over each picture and its mirror, of those that taught as well."""
     about = material(recipe(flip_at_test=True))
@@ -309,7 +310,16 @@ def test_mirrored_pictures_count_where_the_recipe_says_so(material: MakeMaterial
 
 
 @pytest.mark.xfail(strict=True, reason="only learns != 'head' counts as a change of the body")
-@pytest.mark.parametrize("before", [(), (Phase(learns="tail", cut="layer4", epochs=1, views=0),)])
+@pytest.mark.parametrize(
+    "before",
+    [
+        (),
+        pytest.param(
+            (Phase(learns="tail", cut="layer4", epochs=1, views=0),), marks=pytest.mark.slow
+        ),
+    ],
+    ids=["alone", "after a tail"],
+)
 def test_statistics_that_moved_in_frozen_layers_are_a_change_of_the_network(
     before: tuple[Phase, ...], material: MakeMaterial
 ) -> None:
@@ -390,7 +400,10 @@ def test_what_a_view_takes_is_known_before_it_is_computed(material: MakeMaterial
         assert tuner.kept_kb(phase) == activation.nbytes / 1000
 
 
-@pytest.mark.parametrize(("views_that_fit", "kept"), [(4.5, 4), (2.5, 2), (0.5, None)])
+@pytest.mark.parametrize(
+    ("views_that_fit", "kept"),
+    [pytest.param(4.5, 4, marks=pytest.mark.slow), (2.5, 2), (0.5, None)],
+)
 def test_a_small_disk_means_fewer_views_or_none(
     views_that_fit: float, kept: int | None, material: MakeMaterial, capsys: pytest.CaptureFixture
 ) -> None:

@@ -100,10 +100,16 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` returned; rates are set anew at each step."""
     content = optimizer.state_dict()
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
+        weight = parameters[int(number)]
+        # Moments must lie in memory as their weights do: the fused optimisers take that for
+        # granted, and mix the numbers up without a word where it is not so (torch 2.14).
+        is_moment = value.shape == weight.shape
+        placed = torch.empty_like(weight, dtype=value.dtype).copy_(value) if is_moment else value
+        state.setdefault(int(number), {})[name] = placed
     optimizer.load_state_dict({**content, "state": state})
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,6 +34,7 @@ from tellapart.training.checkpoint import (
     optimizer_tensors,
     restore_optimizer,
 )
+from tellapart.training.folding import folded
 from tellapart.training.history import EpochRecord, History, StepRecord
 from tellapart.training.judging import UNEVEN, Judged, judge, unevenness
 from tellapart.training.recipe import Phase
@@ -70,13 +72,17 @@ class Learner:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a phase: rows of a source, and the labels (N,) of all its rows."""
+    """The pictures of a phase: rows of a source, and the labels (N,) of all its rows.
+
+    mirror: where the valid pictures come mirrored, if they are to be judged by the mean of both.
+    """
 
     source: Source
     labels: NDArray[np.int64]
     train: Rows
     valid: Rows
     n_classes: int
+    mirror: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -243,7 +249,12 @@ class Stepper:
 
         if self._fabric.device.type != "cpu":
             return np.concatenate([answer(batch) for batch in batches])
-        return np.concatenate(self._sides.run(answer, batches))
+        answers: list[NDArray[np.float32]] = []
+        waiting = iter(batches)
+        # A pool takes all that it is given at once; there may be more than the memory holds.
+        while some := list(islice(waiting, self._sides.cores)):
+            answers += self._sides.run(answer, some)
+        return np.concatenate(answers)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(
@@ -300,23 +311,23 @@ class _SideBySide:
     LEAST = 16
 
     def __init__(self, cores: int) -> None:
-        self._cores = cores
+        self.cores = cores
         self._pool: ThreadPoolExecutor | None = None
 
     def parts(self, n: int, module: nn.Module, device: torch.device) -> list[slice]:
         """Cut a batch, unless the answer for one picture depends on others, or on chance."""
-        count = min(self._cores, n // self.LEAST)
+        count = min(self.cores, n // self.LEAST)
         if device.type != "cpu" or any(map(_mixes_pictures, module.modules())):
             count = 1
         # The optimiser of this thread waits as much for others as any operation does.
-        torch.set_num_threads(1 if count > 1 else self._cores)
+        torch.set_num_threads(1 if count > 1 else self.cores)
         return [slice(part, n, count) for part in range(count)] if count > 1 else [slice(0, n)]
 
     def run(self, work: Callable[[T], R], parts: Iterable[T]) -> list[R]:
         """Do the work on each part, one thread a core, and return the results in order."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(
-                self._cores, "learn", initializer=torch.set_num_threads, initargs=(1,)
+                self.cores, "learn", initializer=torch.set_num_threads, initargs=(1,)
             )
         return list(self._pool.map(work, parts))
 
@@ -400,18 +411,28 @@ class PhaseRun:
     def run(self) -> Outcome:
         """Learn, and leave the weights of the best epoch in the learner."""
         self._resume()
-        trouble = None
-        while self._done < self._n_epochs and not self._out_of_patience():
-            start = time.monotonic()
-            trouble = self._epoch()
-            if trouble:
-                break
-            self._epoch_s.append(time.monotonic() - start)
-            self._fit_into_time()
+        set_mode(self._learner, self._phase)
+        with folded(self._learner.module, self._example()):
+            trouble = self._epochs()
         if self._best_state:
             self._learner.module.load_state_dict(self._best_state)
         self._learner.module.eval()
         return Outcome(self._best, self._best_epoch, self._done, trouble)
+
+    def _example(self) -> Tensor:
+        first = self._pictures.train[:2]
+        return self._stepper.prepared(next(iter(self._pictures.source.plain([first]))))
+
+    def _epochs(self) -> str | None:
+        """Run epoch by epoch until enough; return what went wrong, if anything."""
+        while self._done < self._n_epochs and not self._out_of_patience():
+            start = time.monotonic()
+            trouble = self._epoch()
+            if trouble:
+                return trouble
+            self._epoch_s.append(time.monotonic() - start)
+            self._fit_into_time()
+        return None
 
     def _epoch(self) -> str | None:
         """Run one epoch and judge it; return what went wrong, if anything."""
@@ -587,9 +608,17 @@ class PhaseRun:
 
 
 def logits_of(module: nn.Module, stepper: Stepper, pictures: Pictures) -> NDArray[np.float32]:
-    """Compute the (N, K) logits of the valid pictures."""
+    """Compute the (N, K) logits of the valid pictures.
+
+    The head is linear: the mean of a picture's logits and its mirror's are those of the mean of
+    their features, which is what the finished graph computes.
+    """
     rows = batches_of(pictures.valid, JUDGED_AT_ONCE)
-    return stepper.logits(module, pictures.source.plain(rows))
+    logits = stepper.logits(module, pictures.source.plain(rows))
+    if pictures.mirror is None:
+        return logits
+    mirrored = stepper.logits(module, pictures.mirror.plain(rows))
+    return np.asarray((logits + mirrored) / 2, dtype=np.float32)
 
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:

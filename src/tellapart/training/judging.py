@@ -30,7 +30,8 @@ class Judged:
 
     def better_than(self, other: Judged) -> bool:
         """Whether log loss fell and accuracy did not."""
-        return self.log_loss < other.log_loss and self.accuracy >= other.accuracy
+        # As many right of each class, but others, differ by rounding.
+        return self.log_loss < other.log_loss and self.accuracy > other.accuracy - 1e-9
 
     def __str__(self) -> str:
         """Write the two scores that decide."""
@@ -43,13 +44,13 @@ def judge(logits: NDArray[np.float32], labels: NDArray[np.int64], balanced: bool
     balanced: every class counts the same, however many pictures it has.
     """
     rows = np.arange(len(labels))
-    share = 1 / np.bincount(labels)[labels] if balanced else np.ones(len(labels))
-    share = share / share.sum()
+    weights = 1 / np.bincount(labels)[labels] if balanced else np.ones(len(labels))
     losses = [
-        float(-log_softmax(logits / temperature, axis=1)[rows, labels] @ share)
-        for temperature in TEMPERATURES
+        float(np.average(-log_softmax(logits / t, axis=1)[rows, labels], weights=weights))
+        for t in TEMPERATURES
     ]
-    return Judged(min(losses), losses[0], float((logits.argmax(axis=1) == labels) @ share))
+    accuracy = float(np.average(logits.argmax(axis=1) == labels, weights=weights))
+    return Judged(min(losses), losses[0], accuracy)
 
 
 def unevenness(labels: NDArray[np.int64]) -> float:

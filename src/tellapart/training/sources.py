@@ -97,6 +97,7 @@ class LiveSource:
     preprocessing: Preprocessing
     augmentation: Augmentation
     seed: int
+    mirrored: bool = False
 
     def views(self, batches: Iterable[Rows], epoch: int) -> Iterator[Tensor]:
         """Decode and draw a new view of each picture."""
@@ -110,9 +111,10 @@ class LiveSource:
         yield from _stacked(batches, read)
 
     def plain(self, batches: Iterable[Rows]) -> Iterator[Tensor]:
-        """Decode each picture as evaluation does."""
+        """Decode each picture as evaluation does; mirrored left to right, if this source is."""
         read = partial(read_pixels, preprocessing=self.preprocessing)
-        yield from _stacked(batches, lambda row: read(str(self.paths[row])))
+        for pixels in _stacked(batches, lambda row: read(str(self.paths[row]))):
+            yield pixels.flip(2) if self.mirrored else pixels
 
 
 def _stacked(batches: Iterable[Rows], read: Callable[[int], Pixels]) -> Iterator[Tensor]:

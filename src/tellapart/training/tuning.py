@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from tellapart.backbones.extractor import Extractor, open_finished, open_prefix
 from tellapart.backbones.network import Normalise, build_network, export_graph, export_tail
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.structure import Structure, describe
+from tellapart.data.augmentation import Flip
 from tellapart.data.pixels import Pixels, decode_many, read_pixels
 from tellapart.errors import TrainingDiverged, UnreadablePicture
 from tellapart.training.checkpoint import CheckpointFile, load_module
@@ -35,6 +37,7 @@ from tellapart.training.finetune import (
     open_fabric,
     set_mode,
 )
+from tellapart.training.folding import folded
 from tellapart.training.judging import Judged
 from tellapart.training.lr_finder import RateTest, find_rate
 from tellapart.training.plan import MIN_EPOCHS, Plan, Speed, choose_cut, fit_disk, fit_time
@@ -280,12 +283,14 @@ class Tuner:
         batches = [np.resize(rows, phase.batch)] * (MEASURED_STEPS + 1)
         inputs = source.plain(batches) if phase.kept_views is not None else source.views(batches, 0)
         times = []
-        for batch, labels in zip(inputs, batches, strict=True):
-            start = time.monotonic()
-            targets = torch.from_numpy(self._material.catalog.labels[labels])
-            stepper.learn(batch, targets, np.random.default_rng(0))
-            stepper.step()
-            times.append(time.monotonic() - start)
+        first = next(inputs)
+        with folded(learner.module, stepper.prepared(first[:2])):
+            for batch, labels in zip(chain([first], inputs), batches, strict=True):
+                start = time.monotonic()
+                targets = torch.from_numpy(self._material.catalog.labels[labels])
+                stepper.learn(batch, targets, np.random.default_rng(0))
+                stepper.step()
+                times.append(time.monotonic() - start)
         learner.module.load_state_dict(before)
         return Speed(views_per_s, phase.batch / float(np.median(times[1:])))
 
@@ -412,8 +417,11 @@ class Tuner:
         train, valid = material.rows("train"), material.rows("valid")
         n_classes = len(material.catalog.classes)
         labels = material.catalog.labels
+        flip = material.recipe.flip_at_test
         if phase.kept_views is None:
-            return Pictures(self._live(phase), labels, train, valid, n_classes), None
+            live = self._live(phase)
+            mirror = replace(live, mirrored=True) if flip else None
+            return Pictures(live, labels, train, valid, n_classes, mirror), None
         prefix = self._prefix(phase)
         both = np.concatenate([train, valid])
         plain = prefix.plain(*self._files(both), material.progress)
@@ -424,7 +432,15 @@ class Tuner:
         train = np.array([row for row in train if all(digests[row] in s for s in (plain, *sets))])
         valid = np.array([row for row in valid if digests[row] in plain], dtype=np.int64)
         source = KeptSource(self._digests(), plain, sets, material.recipe.seed)
-        return Pictures(source, labels, train, valid, n_classes), plain
+        # Where the head alone learns, its features are means of both already.
+        mirrored = None
+        if flip and phase.cut is not None and len(valid):
+            mirrored = KeptSource(self._digests(), self._mirrored(prefix, valid), (), 0)
+        return Pictures(source, labels, train, valid, n_classes, mirrored), plain
+
+    def _mirrored(self, prefix: Extractor, rows: NDArray[np.int64]) -> KeptSet:
+        mirror = (Flip(horizontal=1.0),)
+        return prefix.views(*self._files(rows), mirror, [(0, 0)], self._material.progress)[0]
 
     def _views(
         self,
@@ -457,8 +473,9 @@ class Tuner:
         if key not in self._prefixes:
             preprocessing, device = self._material.extractor.preprocessing, self._material.device
             if phase.cut is None:
-                graph = export_graph(self.network, preprocessing)
-                found = open_finished(self.network, graph, preprocessing, device)
+                flip = self._material.recipe.flip_at_test
+                graph = export_graph(self.network, preprocessing, flip=flip)
+                found = open_finished(self.network, graph, preprocessing, device, flip)
             else:
                 found = open_prefix(self.network, preprocessing, phase.cut, device)
             self._prefixes[key] = found
