@@ -187,6 +187,15 @@ def test_a_cut_that_is_not_there_is_refused(resnet: Network) -> None:
     assert first_that_learns(resnet, Phase(learns="head")) == len(resnet.children)
 
 
+def test_statistics_are_those_of_the_batches_that_teach(
+    toy_learner: MakeLearner, toy_pictures: MakePictures, around: Around
+) -> None:
+    """Of each batch once: nothing is tried out on a batch-norm that takes them."""
+    learner = toy_learner()
+    PhaseRun(learner, phase(epochs=2, batch=16), toy_pictures(n_train=48), around()).run()
+    assert int(learner.module.state_dict()["1.num_batches_tracked"]) == 6
+
+
 def test_dropout_works_while_learning_and_not_while_judging(
     toy_learner: MakeLearner, toy_pictures: MakePictures, fabric: Fabric
 ) -> None:
@@ -878,11 +887,10 @@ def test_a_phase_that_diverges_at_once_has_nothing_to_show(
 def test_a_loss_far_above_guessing_is_ruin_before_it_is_no_number(
     toy_learner: MakeLearner, toy_pictures: MakePictures, around: Around
 ) -> None:
-    """Ten times the loss of guessing: a finite figure, and no epoch of it."""
+    """Ten times the loss of guessing and of the first step: finite, and no epoch of it."""
     learner = toy_learner(norm=False)
-    with torch.no_grad():
-        learner.head[0].mul_(1000)
-    outcome = PhaseRun(learner, phase(lr=1e-9), toy_pictures(apart=9), around()).run()
+    ruinous = phase(optimizer="sgd", lr=10.0)
+    outcome = PhaseRun(learner, ruinous, toy_pictures(apart=9), around()).run()
     assert outcome.trouble is not None
     became = float(outcome.trouble.split()[3])
     assert RUINED * math.log(3) < became < math.inf

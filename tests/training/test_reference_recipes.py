@@ -942,7 +942,6 @@ class EarlyStopping:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="best = log_loss judges each epoch at the temperature that suits it best")
 def test_scenes_stop_when_the_valid_loss_no_longer_falls(
     folders: Mapping[str, Path], fabric: Fabric, tmp_path: Path
 ) -> None:
@@ -962,7 +961,6 @@ def test_scenes_stop_when_the_valid_loss_no_longer_falls(
     assert best[-1] == 1 + int(np.argmin(losses))
 
 
-@pytest.mark.xfail(reason="rows come in the order of the catalog, class by class", strict=True)
 def test_facades_are_learned_in_the_order_of_the_split(
     folders: Mapping[str, Path], fabric: Fabric, tmp_path: Path
 ) -> None:
@@ -980,7 +978,6 @@ def test_facades_are_learned_in_the_order_of_the_split(
         assert ours.drawn(1, phase, epoch)[1].tolist() == labels
 
 
-@pytest.mark.xfail(reason="a body whose statistics moved counts as unchanged", strict=True)
 def test_flowers_that_keep_the_first_phase_alone_keep_its_statistics(
     folders: Mapping[str, Path], fabric: Fabric, tmp_path: Path
 ) -> None:
@@ -1001,7 +998,6 @@ def test_flowers_that_keep_the_first_phase_alone_keep_its_statistics(
     assert finished.raw_log_loss == pytest.approx(learned.judged.raw_log_loss, abs=2e-3)
 
 
-@pytest.mark.xfail(reason="only the input is enlarged, not the random views", strict=True)
 def test_random_views_too_small_for_the_network_are_enlarged(
     folders: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -1016,16 +1012,7 @@ def test_random_views_too_small_for_the_network_are_enlarged(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
-    [
-        AUDIT,
-        FLOWERS,
-        *(
-            pytest.param(
-                text, marks=pytest.mark.xfail(reason="train splits a second time", strict=True)
-            )
-            for text in (SCENES, GALLERY, FACADE)
-        ),
-    ],
+    [AUDIT, FLOWERS, SCENES, GALLERY, FACADE],
     ids=lambda text: text.recipe,
 )
 def test_each_recipe_makes_a_classifier(

@@ -309,7 +309,6 @@ def test_mirrored_pictures_count_where_the_recipe_says_so(material: MakeMaterial
     assert far(tuner.finish(about).features, (both[0] + both[1]) / 2) < 2e-3
 
 
-@pytest.mark.xfail(strict=True, reason="only learns != 'head' counts as a change of the body")
 @pytest.mark.parametrize(
     "before",
     [
@@ -431,7 +430,6 @@ def test_a_small_disk_means_fewer_views_or_none(
     assert far(tuner.finish(about).features, by_torch(about, tuner)) < 2e-3
 
 
-@pytest.mark.xfail(strict=True, reason="Tuner.plan makes a new Plan, and drops most_views")
 def test_time_does_not_bring_more_views_than_the_disk_has_room_for(
     material: MakeMaterial,
 ) -> None:
@@ -477,11 +475,24 @@ def test_with_time_a_phase_is_fitted_to_it(material: MakeMaterial) -> None:
     assert "8 epochs" in prepared.plan.notes[-1]
 
 
-@pytest.mark.xfail(strict=True, reason="twice one epoch is taken for no time")
 def test_a_single_epoch_is_not_left_out_where_there_is_time(material: MakeMaterial) -> None:
     """It is what the recipe asks for, and 900 s are enough for it."""
     tuner = begun(material(recipe(budget_s=1000.0)))
     assert tuner.prepare(tail(epochs=1), time.monotonic() + 900) is not None
+
+
+@pytest.mark.xfail(strict=True, reason="a probe of sizes runs in whatever mode is left behind")
+def test_looking_ahead_changes_nothing(
+    material: MakeMaterial, snapshot: Snapshot, differing: Differing
+) -> None:
+    """Neither weights nor statistics, whatever the order of the phases."""
+    tuner = begun(material(recipe(backbone="resnet18")))
+    before = snapshot(tuner.network.model)
+    for phase in (PLAIN, live(bn="train"), tail("layer4", bn="train", batch=4)):
+        plan = tuner.forecast(phase)
+        assert plan.expected_s is not None
+        assert plan.expected_s > 0
+    assert differing(before, tuner.network.state_dict()) == []
 
 
 # ---- the rate
@@ -578,7 +589,6 @@ def test_the_state_before_a_phase_is_remembered(
     assert far(kept, by_torch(about, again)[rows]) < 2e-3
 
 
-@pytest.mark.xfail(strict=True, reason="the new head is remembered as the one that stands")
 def test_the_head_that_stands_is_remembered_beside_a_new_one(
     material: MakeMaterial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,6 +25,9 @@ from tellapart.cli.options import (
     quoted,
 )
 
+if TYPE_CHECKING:
+    from tellapart.pipeline import TrainResult
+
 QUALITIES = {"fast": "fast", "balanced": "auto", "best": "best"}
 
 
@@ -33,7 +36,9 @@ def train(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The .tellapart file to write.")
     ] = None,
-    recipe: RecipeName = "auto",
+    recipe: Annotated[
+        str | None, typer.Option(help="One that `recipes` lists, or a .toml file; default auto.")
+    ] = None,
     quality: Annotated[
         Literal["fast", "balanced", "best"] | None,
         typer.Option(help="Short for the recipes fast, auto and best."),
@@ -74,7 +79,9 @@ def train(
     from tellapart.pipeline import rehearse
     from tellapart.pipeline import train as learn
 
-    name = QUALITIES[quality] if quality else recipe
+    if recipe and quality:
+        raise typer.BadParameter("--recipe and --quality exclude each other.")
+    name = QUALITIES[quality] if quality else recipe or "auto"
     chosen = chosen_settings(
         settings,
         {"backbone": backbone, "weights": weights, "data.split": split, "seed": seed}
@@ -83,16 +90,8 @@ def train(
     )
     progress = open_progress(quiet, verbose)
     if dry_run:
-        rehearsal = rehearse(
-            data,
-            output,
-            recipe=name,
-            settings=chosen,
-            device=device,
-            start=start,
-            progress=progress,
-        )
-        print_json(rehearsal.as_dict()) if as_json else print(rehearsal.text())
+        tried = rehearse(data, output, name, chosen, device=device, start=start, progress=progress)
+        print_json(tried.as_dict()) if as_json else print(tried.text())
         return
     result = learn(
         data,
@@ -104,9 +103,11 @@ def train(
         resume=resume,
         progress=progress,
     )
-    if as_json:
-        print_json(result.as_dict())
-        return
+    print_json(result.as_dict()) if as_json else _tell(result)
+
+
+def _tell(result: TrainResult) -> None:
+    """Say how a training went."""
     for finding in result.findings:
         print(f"Note: {finding.headline}.")
     print(*result.summary, sep="\n")

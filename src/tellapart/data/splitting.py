@@ -47,7 +47,8 @@ def assign_splits(
 
     how="auto": what the folders say; where they say nothing, or train alone, a split by
     content; where they give train and test, valid is cut from train. how="none": everything
-    is train, nothing is scored. how="exact": see `split_at_random`. how="halve-test": see
+    is train, nothing is scored. how="exact": see `split_at_random`; the
+    pictures come in the order in which they were dealt. how="halve-test": see
     `halve_test`. The last two do what they say to the letter: copies of one picture may teach
     and score at once, and what is remembered does not count.
     remembered: digest -> the side it was on before; wins over content, never over the folders.
@@ -65,7 +66,9 @@ def assign_splits(
         splits = np.full(len(catalog), "train", dtype="U5")
     elif how == "exact":
         _check_undecided(catalog, undecided)
-        splits = split_at_random(catalog, fractions, seed)
+        # In the order in which they are dealt: an epoch that does not shuffle goes by it.
+        catalog = catalog.select(_dealt_order(catalog, seed))
+        splits = np.repeat(SPLITS, _exact_sizes(len(catalog), fractions)).astype("U5")
     elif how == "halve-test":
         splits = halve_test(catalog, fractions.valid, seed)
     elif how != "auto":
@@ -87,14 +90,21 @@ def split_at_random(catalog: Catalog, fractions: Fractions, seed: int) -> NDArra
     where ImageFolder finds the same files (it takes hidden ones, and no .gif or .avif). Without
     a share for test, the rest is valid.
     """
-    # Rounded, as 1 - 0.2 - 0.1 is a little more than 0.7 and could make one picture more.
-    n_train = int(round(fractions.train, 9) * len(catalog))
-    n_valid = int(fractions.valid * len(catalog)) if fractions.test else len(catalog) - n_train
-    order = _image_folder_order(catalog)[torch_permutation(len(catalog), seed)]
-    splits = np.full(len(catalog), "test", dtype="U5")
-    splits[order[:n_train]] = "train"
-    splits[order[n_train : n_train + n_valid]] = "valid"
+    splits = np.empty(len(catalog), dtype="U5")
+    sizes = _exact_sizes(len(catalog), fractions)
+    splits[_dealt_order(catalog, seed)] = np.repeat(SPLITS, sizes)
     return splits
+
+
+def _dealt_order(catalog: Catalog, seed: int) -> NDArray[np.int64]:
+    return _image_folder_order(catalog)[torch_permutation(len(catalog), seed)]
+
+
+def _exact_sizes(n: int, fractions: Fractions) -> tuple[int, int, int]:
+    # Rounded, as 1 - 0.2 - 0.1 is a little more than 0.7 and could make one picture more.
+    n_train = int(round(fractions.train, 9) * n)
+    n_valid = int(fractions.valid * n) if fractions.test else n - n_train
+    return n_train, n_valid, n - n_train - n_valid
 
 
 def halve_test(catalog: Catalog, valid: float, seed: int) -> NDArray[np.str_]:

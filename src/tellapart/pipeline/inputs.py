@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +15,34 @@ from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.registry import IMAGENET_MEAN, IMAGENET_STD, Backbone, find_backbone
 from tellapart.backbones.weights import Weights, find_weights, random_weights
 from tellapart.bundle.bundle import SUFFIX, Bundle, open_bundle
+from tellapart.data.augmentation import Step
 from tellapart.data.catalog import Catalog
 from tellapart.data.pixels import Preprocessing
 from tellapart.data.splitting import Fractions, assign_splits
 from tellapart.data.statistics import channel_statistics
-from tellapart.errors import BundleError
+from tellapart.errors import BadRecipe, BundleError
 from tellapart.files import check_writable
-from tellapart.training.recipe import Data, Recipe
+from tellapart.training.recipe import Data, Phase, Recipe, load_recipe
 
 Floats = NDArray[np.float32]
 
 HALF = (0.5, 0.5, 0.5)
+
+
+def chosen_recipe(recipe: Recipe | str | Path, settings: Mapping[str, Any] | None) -> Recipe:
+    """Return the recipe that was named, with single settings replaced; or the one given.
+
+    Raises:
+        BadRecipe.
+    """
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, settings)
+    if settings:
+        raise BadRecipe(
+            f"Settings ({', '.join(settings)}) were given beside a whole Recipe. Expected was the "
+            f"name of one, or a file. Nothing was trained. Change the Recipe itself."
+        )
+    return recipe
 
 
 def output_path(data: Path, output: str | Path | None) -> Path:
@@ -95,12 +114,42 @@ def head_of(start: Bundle, classes: tuple[str, ...]) -> tuple[Floats, Floats]:
     return new_weight, new_bias
 
 
+def with_enlarged_views(recipe: Recipe) -> Recipe:
+    """Scale the steps of random views up where they end below what the backbone takes."""
+    least = find_backbone(recipe.backbone).min_size_px
+
+    def enlarged(phase: Phase) -> Phase:
+        sizes = [size for step in phase.augment if (size := _size_px(step))]
+        if not sizes or sizes[-1] >= least:
+            return phase
+        times = least / sizes[-1]
+        steps = [
+            step.model_copy(update={"size_px": math.ceil(size * times)})
+            if (size := _size_px(step))
+            else step
+            for step in phase.augment
+        ]
+        return phase.model_copy(update={"augment": tuple(steps)})
+
+    return recipe.model_copy(update={"phases": tuple(map(enlarged, recipe.phases))})
+
+
+def _size_px(step: Step) -> int | None:
+    size: int | None = getattr(step, "size_px", None)
+    return size
+
+
 def preprocessing_of(recipe: Recipe, catalog: Catalog) -> tuple[Preprocessing, tuple[str, ...]]:
     """Return how pictures become pixels, and what was decided about it, in words."""
     backbone = find_backbone(recipe.backbone)
     given = recipe.pixels.model_dump(exclude_none=True, exclude={"normalisation"})
     preprocessing = replace(backbone.preprocessing, **given)
     notes = []
+    if recipe.weights == "none":
+        notes.append(
+            "RANDOM WEIGHTS: this network has learned nothing yet. Unless all of it learns, for "
+            "long and from many pictures, its answers are little better than guesses."
+        )
     if preprocessing.size_px < backbone.min_size_px:
         notes.append(
             f"{backbone.name} needs an input of {backbone.min_size_px} px or more: it gets that "

@@ -125,9 +125,9 @@ class Rehearsal:
 def rehearse(
     data: str | Path,
     output: str | Path | None = None,
-    *,
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
     settings: Mapping[str, Any] | None = None,
+    *,
     device: str = "auto",
     start: str | Path | None = None,
     progress: Progress | None = None,

@@ -15,8 +15,8 @@ from tellapart.data.pixels import read_pixels
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.sheet import SheetRow, render_sheet
 from tellapart.files import check_writable, write_atomically
-from tellapart.pipeline.inputs import preprocessing_of
-from tellapart.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from tellapart.pipeline.inputs import chosen_recipe, preprocessing_of
+from tellapart.training.recipe import DEFAULT_RECIPE, Recipe
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def show(
     catalog = scan(data, min_classes=1)
     target = Path(output) if output else Path.cwd() / f"{catalog.root.resolve().name}-sheet.html"
     check_writable(target)
-    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)
+    chosen = chosen_recipe(recipe, settings)
     preprocessing, _ = preprocessing_of(chosen, catalog)
     # The last phase that draws views is the one that people ask about.
     drawn = [phase.augment for phase in chosen.phases if not phase.solved]

@@ -30,7 +30,14 @@ from tellapart.bundle.bundle import (
 )
 from tellapart.data.catalog import Catalog, scan
 from tellapart.data.pixels import Preprocessing, decode_many, read_pixels
-from tellapart.errors import CannotResume, NoReadablePicture, TellapartError, UnreadablePicture
+from tellapart.errors import (
+    BadRecipe,
+    CannotResume,
+    NoReadablePicture,
+    TellapartError,
+    UnreadablePicture,
+)
+from tellapart.evaluation.calibration import softmax
 from tellapart.files import write_atomically
 from tellapart.pipeline import inputs
 from tellapart.pipeline.outcome import (
@@ -46,7 +53,7 @@ from tellapart.pipeline.outcome import (
 from tellapart.progress import Progress
 from tellapart.training.history import History
 from tellapart.training.phases import Material, learn
-from tellapart.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from tellapart.training.recipe import DEFAULT_RECIPE, Recipe
 from tellapart.training.runs import Run, find_unfinished, runs_folder, start_run
 from tellapart.training.trackers import open_trackers
 
@@ -93,8 +100,7 @@ def train(
             found = stand.extractor.features(
                 source.catalog.paths.tolist(), source.catalog.digests.tolist(), progress
             )
-        catalog, features = _readable(source.catalog, found.values, found.unreadable)
-        catalog = inputs.split(catalog, source.recipe.data, source.sides)
+        catalog, features = _readable(source, found.values, found.unreadable)
         run = _open_run(source, catalog, target, resume, progress)
         with _remembered(run, began) as ending:
             material = Material(
@@ -127,8 +133,12 @@ def train(
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a training is about: pictures, recipe, and an earlier classifier to go on from."""
+    """What a training is about: pictures, recipe, and an earlier classifier to go on from.
 
+    scanned: the pictures with the splits that their folders give; catalog: with all of them.
+    """
+
+    scanned: Catalog
     catalog: Catalog
     recipe: Recipe
     start: Bundle | None
@@ -156,19 +166,27 @@ def open_source(
     progress: Progress,
 ) -> Source:
     """Read pictures and recipe, and refuse before time is spent what would be refused after."""
-    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)
+    chosen = inputs.chosen_recipe(recipe, settings)
     before = open_bundle(start) if start else None
+    given = sorted({"backbone", "weights"} & (settings or {}).keys())
+    if before is not None and given:
+        raise BadRecipe(
+            f"{' and '.join(given)} cannot be chosen when going on from {start}: its own backbone "
+            f"({before.manifest.backbone}) and weights are taken. Nothing was trained. Leave "
+            f"{' and '.join(given)} out, or train without --from."
+        )
     if before is not None:
         chosen = chosen.model_copy(update={"backbone": before.manifest.backbone})
-    catalog = scan(data, progress)
+    scanned = scan(data, progress)
     sides = inputs.remembered_sides(target, before)
     # Sides need no pixels; a hopeless folder is refused here.
-    catalog = inputs.split(catalog, chosen.data, sides)
+    catalog = inputs.split(scanned, chosen.data, sides)
     if before is None:
         preprocessing, notes = inputs.preprocessing_of(chosen, catalog)
+        chosen = inputs.with_enlarged_views(chosen)
     else:
         preprocessing, notes = before.manifest.preprocessing, ()
-    return Source(catalog, chosen, before, sides, preprocessing, notes)
+    return Source(scanned, catalog, chosen, before, sides, preprocessing, notes)
 
 
 def prepare(source: Source, device: str, progress: Progress) -> Stand:
@@ -201,13 +219,14 @@ def _what_was_understood(source: Source, stand: Stand) -> str:
 
 
 def _readable(
-    catalog: Catalog, features: NDArray[np.float16], unreadable: Mapping[int, str]
+    source: Source, features: NDArray[np.float16], unreadable: Mapping[int, str]
 ) -> tuple[Catalog, NDArray[np.float16]]:
-    """Set unreadable pictures aside.
+    """Set unreadable pictures aside, and see to it that each class still has a picture a side.
 
     Raises:
         NoReadablePicture.
     """
+    catalog = source.catalog
     if len(unreadable) == len(catalog):
         row, why = next(iter(unreadable.items()))
         raise NoReadablePicture(
@@ -216,7 +235,11 @@ def _readable(
         )
     keep = np.ones(len(catalog), dtype=bool)
     keep[list(unreadable)] = False
-    return catalog.without(unreadable), features[keep]
+    if source.recipe.data.split in ("exact", "halve-test"):
+        # Dealt once, by the number of files: a second time would deal otherwise.
+        return catalog.without(unreadable), features[keep]
+    rest = source.scanned.without(unreadable)
+    return inputs.split(rest, source.recipe.data, source.sides), features[keep]
 
 
 def _open_run(
@@ -228,6 +251,8 @@ def _open_run(
         CannotResume: there is none, or it had another recipe or other data.
     """
     recipe, data = source.recipe.facts(), fingerprint(catalog)
+    if source.start is not None:
+        data += f" from {source.start.manifest.sha256['weights.safetensors']}"
     if not resume:
         return start_run(target.stem, catalog.root, data, recipe, target, progress)
     run = find_unfinished(target, progress)
@@ -317,7 +342,11 @@ def _check_graph(graph: bytes, material: Material, judgement: Judgement) -> None
     if not len(rows):
         return
     pixels = (picture for picture in pictures if not isinstance(picture, UnreadablePicture))
-    again = judgement.probabilities(np.stack(list(OpenVinoRuntime(graph).run(pixels))))
+    runtime = OpenVinoRuntime(graph)
+    features = np.stack(list(runtime.run(pixels))).astype(np.float32)
+    # The head as it lies in the graph, as prediction reads it.
+    logits = features @ runtime.constant("head.weight").T + runtime.constant("head.bias")
+    again = softmax(logits, judgement.temperature)
     difference = np.abs(again - judgement.probabilities(judgement.features[rows])).max()
     if difference > MAX_DISAGREEMENT:
         raise TellapartError(

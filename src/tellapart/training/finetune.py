@@ -7,10 +7,12 @@ they differ in the `Source` of their batches and in what of the network learns.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
@@ -48,7 +50,8 @@ R = TypeVar("R")
 JUDGED_AT_ONCE = 128
 # How often within an epoch the running loss is told.
 TOLD_PER_EPOCH = 3
-# A loss this many times that of guessing means that the weights are ruined, not that it is early.
+# A loss this many times that of guessing, or of the first step, means that the weights are
+# ruined, not that it is early.
 RUINED = 10.0
 
 
@@ -122,6 +125,8 @@ class Outcome:
 
 def open_fabric(device: str) -> Fabric:
     """Prepare the device, in 16 bits where it computes in them."""
+    # Its notes about precision belong to no one's terminal.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     sixteen = best_precision() == "bf16" if device == "cpu" else _sixteen_bits(device)
     return Fabric(accelerator=device, devices=1, precision="bf16-mixed" if sixteen else "32-true")
 
@@ -407,17 +412,27 @@ class PhaseRun:
         self._best_epoch: int | None = None
         self._best_state: dict[str, Tensor] = {}
         self._epoch_s: list[float] = []
+        self._first_loss: float | None = None
 
     def run(self) -> Outcome:
         """Learn, and leave the weights of the best epoch in the learner."""
         self._resume()
-        set_mode(self._learner, self._phase)
-        with folded(self._learner.module, self._example()):
+        with self._folded():
             trouble = self._epochs()
         if self._best_state:
             self._learner.module.load_state_dict(self._best_state)
         self._learner.module.eval()
         return Outcome(self._best, self._best_epoch, self._done, trouble)
+
+    def _folded(self) -> AbstractContextManager[object]:
+        """Fold batch-norm, unless it takes statistics: the example would be among them."""
+        set_mode(self._learner, self._phase)
+        module = self._learner.module
+        kinds = nn.modules.batchnorm._BatchNorm
+        if any(part.training for part in module.modules() if isinstance(part, kinds)):
+            return nullcontext()
+        # Chance, as in dropout, has no place in it either; each epoch sets the mode anew.
+        return folded(module.eval(), self._example())
 
     def _example(self) -> Tensor:
         first = self._pictures.train[:2]
@@ -443,7 +458,9 @@ class PhaseRun:
         start = time.monotonic()
         set_mode(self._learner, phase)
         loss, accuracy = self._steps(epoch, seed)
-        if not math.isfinite(loss) or loss > RUINED * math.log(self._pictures.n_classes):
+        # A head that was solved for may be far off on random views, and find its way back.
+        early = max(math.log(self._pictures.n_classes), self._first_loss or 0.0)
+        if not math.isfinite(loss) or loss > RUINED * early:
             return (
                 f"the loss became {loss:.3g} in epoch {epoch}: most likely the rate "
                 f"{self._stepper.rates[0]:.1e} is too high"
@@ -496,6 +513,7 @@ class PhaseRun:
                 loss, n_right = self._stepper.learn(
                     next(inputs), labels, mixing, len(rows) / n_group
                 )
+                self._first_loss = self._first_loss or float(loss)
                 loss_sum += float(loss) * len(rows)
                 right += int(n_right)
                 n_seen += len(rows)
@@ -547,6 +565,8 @@ class PhaseRun:
             return True
         if self._phase.best == "accuracy":
             return judged.accuracy > self._best.accuracy
+        if self._phase.best == "loss":
+            return judged.raw_log_loss < self._best.raw_log_loss
         return judged.log_loss < self._best.log_loss
 
     def _out_of_patience(self) -> bool:

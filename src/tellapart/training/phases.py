@@ -16,7 +16,7 @@ from tellapart.backbones.device import Device
 from tellapart.backbones.extractor import Extractor
 from tellapart.backbones.weights import Weights
 from tellapart.data.catalog import Catalog
-from tellapart.errors import MissingExtra
+from tellapart.errors import BadRecipe, MissingExtra
 from tellapart.progress import Progress
 from tellapart.training.history import History, PhaseRecord
 from tellapart.training.judging import UNEVEN, Judged, judge, unevenness
@@ -142,16 +142,17 @@ class _Phases:
         if material.resume:
             self._go_back()
         for number, phase in enumerate(material.recipe.phases, start=1):
-            if phase.solved:
-                if number > self._resumed_at or not self._tuned:
-                    self._solve(number, phase)
+            if number < self._resumed_at:
+                self._solve_again(number, phase)
+            elif phase.solved:
+                self._solve(number, phase)
             elif number >= self._resumed_at:
                 self._step(number, phase)
         taught = material.catalog.splits == "train"
         if self._probe is not None and not self._tuned:
             taught = self._refit()
         if self._head is None:
-            raise MissingExtra(_NOT_ONE_PHASE)
+            raise BadRecipe(_NOT_ONE_PHASE)
         return Learned(
             *self._head,
             probe=None if self._tuned else self._probe,
@@ -160,6 +161,13 @@ class _Phases:
             judged=self._judged,
             notes=tuple(self._notes),
         )
+
+    def _solve_again(self, number: int, phase: Phase) -> None:
+        """Solve again for the head that stood when the run was interrupted."""
+        kept = [one.phase for one in self._material.history.phases if one.kept]
+        if phase.solved and not self._tuned and kept and kept[-1] == number:
+            self._probe = self._fit(self._material.features, self._taught_by_probe())
+            self._head = (self._probe.weight, self._probe.bias)
 
     def _solve(self, number: int, phase: Phase) -> None:
         """Solve for the head on the plain features."""
@@ -224,7 +232,7 @@ class _Phases:
         self._notes += [f"Phase {number}: {note}." for note in result.notes]
         if result.kept:
             self._judged, self._head = result.judged, tuner.head()
-            self._tuned = self._tuned or phase.learns != "head"
+            self._tuned = self._tuned or phase.moves_body
             self._probe = None
         elif self._head is not None:
             tuner.set_head(*self._head)
@@ -257,9 +265,6 @@ class _Phases:
 
     def _go_back(self) -> None:
         """Take up the state in which the interrupted run began its last phase."""
-        run = self._material.run
-        if run is None or run.checkpoint is None or not run.checkpoint.exists():
-            return
         before = self._open_tuner().go_back()
         if before is not None:
             self._resumed_at = before.phase

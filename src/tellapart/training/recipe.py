@@ -27,7 +27,7 @@ DEFAULT_RECIPE = "auto"
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(_Settings):
@@ -46,7 +46,7 @@ class Data(_Settings):
     split: Literal["auto", "none", "exact", "halve-test"] = "auto"
     valid: float = Field(default=0.15, ge=0, lt=1)
     test: float = Field(default=0.15, ge=0, lt=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     keep_features: bool = True
 
 
@@ -98,7 +98,8 @@ class Phase(_Settings):
             tosses a coin.
         ema: decay a step of the running average of weights that is judged and kept, 0: none.
         patience: stop after so many epochs without a better `best`; None: never.
-        best: what is judged on valid: "log_loss", "accuracy", or "last": the last epoch.
+        best: what is judged on valid: "log_loss" at the temperature that suits it best, "loss"
+            as it is, "accuracy"; or "last": the last epoch.
         keep: "if_better": only if, on valid, log loss fell and accuracy did not; with
             best = "accuracy", only if that rose. "always".
         frozen_bn: "eval": frozen batch-norm keeps its statistics. "train": they move with each
@@ -132,7 +133,7 @@ class Phase(_Settings):
     cutmix: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     patience: int | None = Field(default=None, ge=1)
-    best: Literal["log_loss", "accuracy", "last"] = "log_loss"
+    best: Literal["log_loss", "loss", "accuracy", "last"] = "log_loss"
     keep: Literal["if_better", "always"] = "if_better"
     frozen_bn: Literal["eval", "train"] = "eval"
     bn: Literal["eval", "train"] = "eval"
@@ -142,6 +143,11 @@ class Phase(_Settings):
     def solved(self) -> bool:
         """Whether the head is solved for exactly instead of stepping towards it."""
         return self.optimizer == "lbfgs"
+
+    @property
+    def moves_body(self) -> bool:
+        """Whether anything but the head changes, be it statistics of frozen layers alone."""
+        return self.learns != "head" or self.frozen_bn == "train"
 
     @property
     def kept_views(self) -> int | None:
@@ -162,7 +168,8 @@ class Phase(_Settings):
 
 def _contradictions(phase: Phase) -> Iterator[str]:
     """Name the settings of a phase that cannot all be meant."""
-    given = phase.model_fields_set
+    fields = type(phase).model_fields.items()
+    given = {name for name, field in fields if getattr(phase, name) != field.default}
     yield from _contradicts_what_learns(phase, given)
     if phase.schedule == "step" and phase.step_epochs is None:
         yield 'schedule = "step" needs step_epochs'
@@ -216,7 +223,7 @@ class Recipe(_Settings):
     about: str = ""
     backbone: str = DEFAULT_BACKBONE
     weights: str = "pretrained"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     flip_at_test: bool = False
     kept_gb: float = Field(default=8.0, gt=0)
     budget_s: float | None = Field(default=None, gt=0)
@@ -366,52 +373,60 @@ def _value(text: str) -> Any:
 
 def _problems(error: ValidationError) -> list[str]:
     """Say each of pydantic's findings in words; one setting's several are put together."""
+    found = error.errors()
+    if any(one["loc"][:2] == ("phases", 0) for one in found):
+        # A phase that is wrong is also said to be missing.
+        found = [one for one in found if one["type"] != "too_short"]
     by_place: dict[str, list[str]] = {}
-    for one in error.errors():
-        where, text = _problem(one)
-        by_place.setdefault(where, []).append(text)
-    return [" or ".join(dict.fromkeys(texts)) for texts in by_place.values()]
+    for one in found:
+        start, text = _problem(one)
+        by_place.setdefault(start, []).append(text)
+    return [start + " or ".join(dict.fromkeys(texts)) for start, texts in by_place.items()]
 
 
 def _problem(error: Mapping[str, Any]) -> tuple[str, str]:
     """Say where and what is wrong, with the nearest name for an unknown setting."""
-    place = [part for part in error["loc"] if not _is_branch(part)]
-    # People count phases and steps from 1.
-    where = ".".join(str(part + 1 if isinstance(part, int) else part) for part in place)
+    place, known = _place(error["loc"], error["type"] == "extra_forbidden")
+    where = ".".join(place)
     if error["type"] == "extra_forbidden":
-        known = _fields_at(Recipe, tuple(place[:-1]))
-        near = difflib.get_close_matches(str(place[-1]), known, n=1)
+        near = difflib.get_close_matches(place[-1], known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else f" (known are {', '.join(known)})"
-        return where, f"there is no setting {where}{hint if known else ''}"
+        return f"there is no setting {where}", hint
     text = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] in ("value_error", "missing"):
-        return where, f"{where}: {text}" if where else text
+        return f"{where}: " if where else "", text
     hint = ""
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         choices = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         near = difflib.get_close_matches(error["input"], choices, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-    return where, f"{where} = {error['input']!r}: {text[:1].lower()}{text[1:]}{hint}"
+    return f"{where} = {error['input']!r}: ", f"{text[:1].lower()}{text[1:]}{hint}"
 
 
-def _is_branch(part: object) -> bool:
-    """Tell whether pydantic names a branch of a union rather than a setting."""
-    text = str(part)
-    return (
-        any(sign in text for sign in "[(")
-        or text in ("int", "float", "str")
-        or text.startswith("constrained-")
-    )
+def _place(location: tuple[Any, ...], unknown: bool) -> tuple[list[str], list[str]]:
+    """Write a place in a recipe as people do, counted from 1; return the settings known there too.
 
-
-def _fields_at(model: Any, path: tuple[Any, ...]) -> list[str]:
-    """List the settings known at a place in the recipe."""
-    for part in path:
-        if not isinstance(part, str):
-            continue
-        field = getattr(model, "model_fields", {}).get(part)
-        model = None if field is None else next(_models(field.annotation), None)
-    return list(getattr(model, "model_fields", {}))
+    pydantic also names the branches of unions on the way; what is no setting is left out.
+    unknown: the last part is a setting that there is none of.
+    """
+    place: list[str] = []
+    models: list[type[BaseModel]] = [Recipe]
+    for number, part in enumerate(location):
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if unknown and number == len(location) - 1:
+            place.append(str(part))
+        elif isinstance(part, int):
+            place.append(str(part + 1))
+        elif fields:
+            place.append(part)
+            models = [inner for field in fields for inner in _models(field.annotation)]
+        else:
+            # The name of a step, where several kinds are possible.
+            named = [
+                m for m in models if "op" in m.model_fields and m.model_fields["op"].default == part
+            ]
+            models = named or models
+    return place, [name for model in models for name in model.model_fields]
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

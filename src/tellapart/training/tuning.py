@@ -154,9 +154,13 @@ class Tuner:
                 "phase": number,
                 "tuned": tuned,
                 "judged": None if judged is None else vars(judged),
-                "has_head": head is not None,
             }
-            file.write({"network": self.network.state_dict()}, facts)
+            parts = {"network": self.network.state_dict()}
+            if head is not None:
+                # What stands, beside what the phase starts from, which may be new.
+                names = ("weight", "bias")
+                parts["head"] = dict(zip(names, map(torch.from_numpy, head), strict=True))
+            file.write(parts, facts)
 
     def begin_like(self, number: int, phases: Sequence[Phase]) -> None:
         """Put a head in as a phase would find it: solved for, where one before it does that."""
@@ -186,7 +190,13 @@ class Tuner:
         self._version += 1
         facts = found.facts
         judged = Judged(**facts["judged"]) if facts["judged"] else None
-        head = self.head() if facts["has_head"] else None
+        stood = found.part("head")
+        head = (stood["weight"].numpy(), stood["bias"].numpy()) if stood else None
+        checkpoint = self._file("checkpoint")
+        last = checkpoint.read() if checkpoint else None
+        same = last is not None and last.facts["phase"] == facts["phase"]
+        epoch = last.facts["epoch"] if last is not None and same else 0
+        self._material.history.restore(facts["phase"], epoch)
         return Before(facts["phase"], facts["tuned"], judged, head)
 
     def run(self, number: int, phase: Phase, standing: Judged | None) -> Result:
@@ -208,7 +218,7 @@ class Tuner:
         kept, reason = _verdict(phase, outcome, standing)
         if not kept:
             learner.module.load_state_dict(before)
-        elif phase.learns != "head":
+        elif phase.moves_body:
             self._version += 1
             self._prefixes.clear()
             cut = prepared.phase.cut
@@ -219,11 +229,13 @@ class Tuner:
     def prepare(self, phase: Phase, deadline: float | None = None) -> Prepared | None:
         """Plan a phase, compute what it keeps, and cut the network for it; None: no time."""
         plan = self.plan(phase)
+        if deadline is not None and deadline <= time.monotonic():
+            return None
         if deadline is not None:
             speed = self.measure(plan.phase)
             left_s = deadline - time.monotonic()
             plan = fit_time(plan, self._n("train"), self._n("valid"), speed, left_s)
-            if plan.phase.epochs < MIN_EPOCHS:
+            if plan.phase.epochs < min(MIN_EPOCHS, phase.epochs):
                 return None
         for note in plan.notes:
             self._material.progress.say(f"{note[:1].upper()}{note[1:]}.")
@@ -249,7 +261,7 @@ class Tuner:
         room_mb = min(material.recipe.kept_gb * 1000, _free_mb(cache_folder()) - SPARED_MB)
         kb = self.kept_kb(phase)
         plan = fit_disk(phase, self._n("train"), self._n("valid"), kb, room_mb)
-        return Plan(plan.phase, plan.kept_mb, notes + plan.notes)
+        return replace(plan, notes=notes + plan.notes)
 
     def kept_kb(self, phase: Phase) -> float:
         """Return the size of what a view keeps, in kilobytes."""
