@@ -161,6 +161,25 @@ def test_a_killed_phase_goes_on_as_if_nothing_had_been(
     assert [record.epoch for record in history.epochs] == [1, 2, 3, 4]
 
 
+def test_what_counts_as_ruin_is_the_same_afterwards(
+    tmp_path: Path, toy_learner: MakeLearner, toy_pictures: MakePictures, around: Around
+) -> None:
+    """A loss is held against that of the phase's first step, not of the first after a kill."""
+    made, first = phase(lr=1e-2), []
+    for kill in (False, True):
+        given = files(tmp_path / str(kill))
+        given["checkpoint"].path.parent.mkdir()
+        if kill:
+            with pytest.raises(KeyboardInterrupt):
+                about = around(history=Killed(3), **given)
+                PhaseRun(toy_learner(), made, toy_pictures(), about).run()
+        PhaseRun(toy_learner(), made, toy_pictures(), around(**given)).run()
+        found = given["checkpoint"].read()
+        assert found is not None
+        first.append(found.facts["first_loss"])
+    assert first[0] == first[1] > 0
+
+
 def test_a_kill_between_the_best_weights_and_the_checkpoint_does_no_harm(
     tmp_path: Path,
     toy_learner: MakeLearner,

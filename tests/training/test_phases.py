@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -493,6 +494,22 @@ def test_the_history_of_a_killed_training_is_whole(
     expected = [replace(one, seconds=0.0) for one in whole.history.epochs]
     for epochs in (about.history.epochs, in_file.epochs):
         assert [replace(one, seconds=0.0) for one in epochs] == expected
+
+
+def test_going_on_with_a_solved_head_needs_no_torch(
+    material: MakeMaterial, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it was scored: the head is solved for again, and recorded once."""
+    made, run = recipe(SOLVED), runs()
+    whole = learn(material(made, run=run, history=History(run.history, QUIET)))
+    run.finish("stopped", None, 0.0)
+    run = runs()
+    # As where torch is not installed.
+    monkeypatch.setitem(sys.modules, "tellapart.training.tuning", None)
+    history = History(run.history, QUIET)
+    same(learn(material(made, run=run, history=history, resume=True)), whole)
+    assert run.history is not None
+    assert [one.phase for one in read_history(run.history).phases] == [1]
 
 
 @pytest.mark.slow

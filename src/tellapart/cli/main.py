@@ -74,8 +74,8 @@ def main() -> None:
         _stop(str(error), error.exit_code)
     except (_Stopped, KeyboardInterrupt):
         _stop(
-            "Stopped. Nothing half-written was left behind, and what was computed is kept: the "
-            "same command goes on from there; add --resume where a phase had begun.",
+            "Stopped. Nothing half-written was left behind, and what was computed is kept: "
+            "the same command goes on from there.",
             130,
         )
     except (_NobodyReads, BrokenPipeError):

@@ -244,22 +244,8 @@ def make_report(
                 reports.ProbePoint(point.l2, point.log_loss, point.accuracy, point.chosen)
                 for point in (probe.path if probe else ())
             ),
-            phases=tuple(
-                reports.PhaseRow(one.learns, one.kept, one.reason, one.best_epoch, one.seconds)
-                for one in result.phases
-            ),
-            curves=tuple(
-                CurvePoint(
-                    one.phase,
-                    one.epoch,
-                    one.train_loss,
-                    one.train_accuracy,
-                    one.valid_loss,
-                    one.valid_accuracy,
-                    one.lr,
-                )
-                for one in material.history.epochs
-            ),
+            phases=_phase_rows(result),
+            curves=_curves(material),
             calibration=calibration,
             speed_s=result.seconds,
             pictures_per_s=result.pictures_per_s,
@@ -271,6 +257,28 @@ def make_report(
                 "Versions": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
             },
         )
+    )
+
+
+def _phase_rows(result: TrainResult) -> tuple[reports.PhaseRow, ...]:
+    return tuple(
+        reports.PhaseRow(one.learns, one.kept, one.reason, one.best_epoch, one.seconds)
+        for one in result.phases
+    )
+
+
+def _curves(material: Material) -> tuple[CurvePoint, ...]:
+    return tuple(
+        CurvePoint(
+            one.phase,
+            one.epoch,
+            one.train_loss,
+            one.train_accuracy,
+            one.valid_loss,
+            one.valid_accuracy,
+            one.lr,
+        )
+        for one in material.history.epochs
     )
 
 

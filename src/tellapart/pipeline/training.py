@@ -102,7 +102,7 @@ def train(
             )
         catalog, features = _readable(source, found.values, found.unreadable)
         run = _open_run(source, catalog, target, resume, progress)
-        with _remembered(run, began) as ending:
+        with _remembered(run, began, progress) as ending:
             material = Material(
                 catalog=catalog,
                 features=features,
@@ -296,7 +296,7 @@ class _Ending:
 
 
 @contextmanager
-def _remembered(run: Run, began: float) -> Iterator[_Ending]:
+def _remembered(run: Run, began: float, progress: Progress) -> Iterator[_Ending]:
     """Write into the run how it ended, whichever way."""
     ending = _Ending()
     state: Literal["done", "failed", "stopped"] = "failed"
@@ -305,6 +305,8 @@ def _remembered(run: Run, began: float) -> Iterator[_Ending]:
         state = "done"
     except KeyboardInterrupt:
         state = "stopped"
+        if run.checkpoint is not None and run.checkpoint.exists():
+            progress.say("A phase had begun: --resume goes on from its last whole epoch.")
         raise
     finally:
         run.finish(state, ending.accuracy, round(time.monotonic() - began, 3))

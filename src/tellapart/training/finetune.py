@@ -589,6 +589,7 @@ class PhaseRun:
             "epoch": self._done,
             "best_epoch": self._best_epoch,
             "best": None if self._best is None else vars(self._best),
+            "first_loss": self._first_loss,
         }
         if best and around.best_file:
             around.best_file.write({"model": self._best_state}, facts)
@@ -611,6 +612,7 @@ class PhaseRun:
         if self._average is not None:
             load_module(self._average, found.part("average"))
         self._done = found.facts["epoch"]
+        self._first_loss = found.facts["first_loss"]
         self._best_epoch = found.facts["best_epoch"]
         self._best = Judged(**found.facts["best"]) if found.facts["best"] else None
         best = around.best_file.read() if around.best_file else None

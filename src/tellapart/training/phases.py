@@ -265,6 +265,12 @@ class _Phases:
 
     def _go_back(self) -> None:
         """Take up the state in which the interrupted run began its last phase."""
+        run = self._material.run
+        file = run.checkpoint and run.checkpoint.with_name("before.safetensors") if run else None
+        if file is None or not file.exists():
+            # Not one phase had begun that needs the network, or torch.
+            self._material.history.restore(1, 0)
+            return
         before = self._open_tuner().go_back()
         if before is not None:
             self._resumed_at = before.phase

@@ -235,7 +235,8 @@ class Tuner:
             speed = self.measure(plan.phase)
             left_s = deadline - time.monotonic()
             plan = fit_time(plan, self._n("train"), self._n("valid"), speed, left_s)
-            if plan.phase.epochs < min(MIN_EPOCHS, phase.epochs):
+            too_few = plan.phase.epochs < min(MIN_EPOCHS, phase.epochs)
+            if too_few or (plan.expected_s or 0.0) > left_s:
                 return None
         for note in plan.notes:
             self._material.progress.say(f"{note[:1].upper()}{note[1:]}.")
@@ -268,7 +269,7 @@ class Tuner:
         if phase.cut is None:
             return self.network.n_features * 2 / 1000
         size_px = self._material.extractor.preprocessing.size_px
-        first = self.network.part(0, self.network.cut_index(phase.cut))
+        first = self.network.part(0, self.network.cut_index(phase.cut)).eval()
         with torch.no_grad():
             shape = first(torch.zeros(1, 3, size_px, size_px)).shape
         return float(np.prod(shape)) * 2 / 1000
