@@ -295,19 +295,27 @@ def test_the_optimiser_is_torchs_with_the_settings_of_the_phase(
     close(learner.module.state_dict(), plain.state_dict())
 
 
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
 @pytest.mark.parametrize("n_train", [48, 42, 33])
 def test_two_small_batches_are_one_large(
-    n_train: int, toy_learner: MakeLearner, toy_pictures: MakePictures, around: Around
+    n_train: int, class_weights: str, toy_learner: MakeLearner, toy_pictures: MakePictures, around: Around
 ) -> None:
     """Gradients that are added up over two batches of 8 make the step of a batch of 16.
 
-    Also where the last group is short: its pictures weigh alike.
+    Also where the last group is short, and where the pictures of a rare class weigh more.
     """
     pictures = replace(toy_pictures(n_train=n_train), valid=np.arange(0))
+    pictures.labels[: n_train // 2] = 0
     found = []
     for batch, accumulate in ((8, 2), (16, 1)):
         learner = toy_learner(norm=False)
-        made = phase(batch=batch, accumulate=accumulate, momentum=0.9, label_smoothing=0.1)
+        made = phase(
+            batch=batch,
+            accumulate=accumulate,
+            momentum=0.9,
+            label_smoothing=0.1,
+            class_weights=class_weights,
+        )
         PhaseRun(learner, made, pictures, around()).run()
         found.append(learner.module.state_dict())
     close(*found)

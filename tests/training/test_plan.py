@@ -118,6 +118,19 @@ def test_fewer_views_then_live() -> None:
     )
 
 
+def test_a_later_cut_before_nothing_is_kept() -> None:
+    """The first one where a view fits; it too may mean fewer views; without one, it runs live."""
+    later = {"layer3": 10.0, "layer4": 5.0, "pool": 1.0}
+    plan = fit_disk(tail(), 1000, 200, KB, 18, later=later)
+    assert (plan.phase.cut, plan.phase.views, plan.kept_mb) == ("layer4", 2, 16.0)
+    assert plan.notes == (
+        "4 kept views need 98 MB, 18 MB may be used: the tail starts later, at layer4",
+        "4 kept views need 26 MB, 18 MB may be used: 2 are kept",
+    )
+    plan = fit_disk(tail(), 1000, 200, KB, 2, later=later)
+    assert (plan.phase.cut, plan.phase.views) == (tail().cut, "live")
+
+
 def test_a_live_phase_needs_no_room() -> None:
     """Nothing is kept, nothing is said."""
     for phase in (Phase(learns="all"), tail("live")):

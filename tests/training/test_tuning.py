@@ -399,6 +399,22 @@ def test_what_a_view_takes_is_known_before_it_is_computed(material: MakeMaterial
         assert tuner.kept_kb(phase) == activation.nbytes / 1000
 
 
+def test_pictures_that_teach_are_looked_at_once(material: MakeMaterial) -> None:
+    """Their features come from what the tail keeps: those of the network, within 16 bits."""
+    about = material(recipe())
+    tuner, rows = Tuner(about), about.rows("train")
+    files = about.catalog.paths[rows].tolist(), about.catalog.digests[rows].tolist()
+    found = tuner.look_through(tail())
+    assert found is not None
+    assert (found.n_computed, found.unreadable) == (len(rows), {})
+    whole = about.extractor.features(*files, about.progress)
+    assert far(found.values, whole.values.astype(np.float32)) < 2e-3
+    # What the phase learns from lies there already.
+    _, filled = tuner._prefix(tail()).plain(*files, about.progress)
+    assert filled.n_computed == 0
+    assert tuner.look_through(tail(views="live")) is None
+
+
 @pytest.mark.parametrize(
     ("views_that_fit", "kept"),
     [pytest.param(4.5, 4, marks=pytest.mark.slow), (2.5, 2), (0.5, None)],
@@ -451,6 +467,13 @@ def test_measuring_changes_nothing(tuner: Tuner, snapshot: Snapshot, differing: 
         assert 0 < speed.learned_per_s < math.inf
         assert 0 < speed.views_per_s < math.inf
     assert differing(before, tuner.network.state_dict()) == []
+
+
+def test_measuring_leaves_nothing_behind(tuner: Tuner, cache: Path) -> None:
+    """The views it computes are no phase's: they are not kept."""
+    kept = set((cache / "activations").glob("*"))
+    tuner.measure(tail(batch=64))
+    assert set((cache / "activations").glob("*")) == kept
 
 
 def test_without_time_a_phase_is_left_out(

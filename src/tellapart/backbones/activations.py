@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import mmap
+import shutil
 import time
 import zlib
 from collections import deque
@@ -98,6 +99,11 @@ class KeptSet:
             mapped = getattr(shard, "_mmap", None)
             if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
                 mapped.madvise(mmap.MADV_DONTNEED)
+
+    def remove(self) -> None:
+        """Delete what is kept; this object must not be used after."""
+        self._shards, self._where = [], {}
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(
         self, digests: Sequence[bytes], values: Sequence[NDArray[np.float16]]

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.backbones.activations import KeptSet, Runtime, fill, gather, kept_set
+from tellapart.backbones.activations import (
+    Filled,
+    KeptSet,
+    Runtime,
+    fill,
+    gather,
+    kept_set,
+)
 from tellapart.backbones.device import Device
 from tellapart.backbones.frozen import FrozenBackbone
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
@@ -59,11 +66,17 @@ class Extractor:
         filled = fill(paths, digests, self._read_plain, self.runtime, [kept], progress)
         return Computed(gather(digests, kept), filled.unreadable, filled.n_computed)
 
-    def plain(self, paths: Sequence[str], digests: Sequence[bytes], progress: Progress) -> KeptSet:
-        """Keep the output for the plain view of each picture."""
+    def plain(
+        self, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
+    ) -> tuple[KeptSet, Filled]:
+        """Keep the output for the plain view of each picture; say what was done for it."""
         kept = self._set("plain")
-        fill(paths, digests, self._read_plain, self.runtime, [kept], progress)
-        return kept
+        return kept, fill(paths, digests, self._read_plain, self.runtime, [kept], progress)
+
+    def lacks(self, digests: Sequence[bytes]) -> bool:
+        """Tell whether the output for the plain view of any of these is not kept yet."""
+        kept = self._set("plain")
+        return any(digest not in kept for digest in digests)
 
     def views(
         self,

@@ -12,8 +12,7 @@ from tellapart.data.catalog import scan
 from tellapart.errors import BadRecipe, MissingExtra
 from tellapart.evaluation.curves import rate_test_png
 from tellapart.files import check_writable, write_atomically
-from tellapart.pipeline.rehearsal import open_tuner
-from tellapart.pipeline.training import open_source, prepare
+from tellapart.pipeline.training import open_source, open_tuner, prepare
 from tellapart.progress import Progress
 from tellapart.training.recipe import DEFAULT_RECIPE, Recipe
 

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from tellapart.data.catalog import SPLITS
 from tellapart.data.pixels import Pixels, decode_many, read_pixels
-from tellapart.errors import MissingExtra, UnreadablePicture
+from tellapart.errors import UnreadablePicture
 from tellapart.pipeline import inputs
-from tellapart.pipeline.training import Source, Stand, open_source, prepare
+from tellapart.pipeline.training import Source, open_source, open_tuner, prepare
 from tellapart.progress import Progress
-from tellapart.training.history import History
-from tellapart.training.phases import Material
 from tellapart.training.recipe import DEFAULT_RECIPE, Phase, Recipe
 
 if TYPE_CHECKING:
@@ -163,29 +161,6 @@ def rehearse(
         ),
         features_s=len(catalog) * views_s,
         notes=source.notes,
-    )
-
-
-def open_tuner(source: Source, stand: Stand, progress: Progress) -> Tuner:
-    """Open the network of a source, with nothing learned yet."""
-    try:
-        from tellapart.training.tuning import Tuner
-    except ImportError as error:
-        raise MissingExtra(
-            "Trying a training out needs PyTorch, which is not installed. Nothing was done. "
-            "Install it with: pip install 'tellapart[train]'"
-        ) from error
-    return Tuner(
-        Material(
-            catalog=source.catalog,
-            features=np.zeros((len(source.catalog), 0), dtype=np.float16),
-            recipe=source.recipe,
-            extractor=stand.extractor,
-            weights=stand.weights,
-            device=stand.device,
-            progress=progress,
-            history=History(None, progress),
-        )
     )
 
 

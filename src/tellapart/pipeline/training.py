@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.backbones.cache import prune
 from tellapart.backbones.device import Device, choose_device
-from tellapart.backbones.extractor import Extractor, open_extractor
+from tellapart.backbones.extractor import Computed, Extractor, open_extractor
 from tellapart.backbones.frozen import FrozenBackbone, freeze
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.registry import find_backbone
@@ -33,6 +33,7 @@ from tellapart.data.pixels import Preprocessing, decode_many, read_pixels
 from tellapart.errors import (
     BadRecipe,
     CannotResume,
+    MissingExtra,
     NoReadablePicture,
     TellapartError,
     UnreadablePicture,
@@ -56,6 +57,9 @@ from tellapart.training.phases import Material, learn
 from tellapart.training.recipe import DEFAULT_RECIPE, Recipe
 from tellapart.training.runs import Run, find_unfinished, runs_folder, start_run
 from tellapart.training.trackers import open_trackers
+
+if TYPE_CHECKING:
+    from tellapart.training.tuning import Tuner
 
 # How far the finished graph's probabilities may lie from those that were scored. The same
 # runtime and precision give 0.0; 32 bits on a GPU against 16 on a processor, some hundredths.
@@ -97,9 +101,7 @@ def train(
             stand = prepare(source, device, progress)
         progress.say(_what_was_understood(source, stand))
         with progress.stage("features"):
-            found = stand.extractor.features(
-                source.catalog.paths.tolist(), source.catalog.digests.tolist(), progress
-            )
+            found = look(source, stand, progress)
         catalog, features = _readable(source, found.values, found.unreadable)
         run = _open_run(source, catalog, target, resume, progress)
         with _remembered(run, began, progress) as ending:
@@ -201,6 +203,61 @@ def prepare(source: Source, device: str, progress: Progress) -> Stand:
         frozen, weights, source.preprocessing, chosen, source.recipe.flip_at_test
     )
     return Stand(weights, frozen, extractor, chosen)
+
+
+def open_tuner(source: Source, stand: Stand, progress: Progress) -> Tuner:
+    """Open the network of a source, with nothing learned yet."""
+    try:
+        from tellapart.training.tuning import Tuner
+    except ImportError as error:
+        raise MissingExtra(
+            "Trying a training out needs PyTorch, which is not installed. Nothing was done. "
+            "Install it with: pip install 'tellapart[train]'"
+        ) from error
+    return Tuner(
+        Material(
+            catalog=source.catalog,
+            features=np.zeros((len(source.catalog), 0), dtype=np.float16),
+            recipe=source.recipe,
+            extractor=stand.extractor,
+            weights=stand.weights,
+            device=stand.device,
+            progress=progress,
+            history=History(None, progress),
+        )
+    )
+
+
+def look(source: Source, stand: Stand, progress: Progress) -> Computed:
+    """Compute the features of all pictures, and keep on the way what the first tail learns from.
+
+    Those that choose or score always go through the whole graph, as in prediction.
+    """
+    catalog, extractor = source.catalog, stand.extractor
+    teaches = catalog.splits == "train"
+    through = None
+    phase = source.recipe.first_tail
+    # Features that are kept cost nothing; those of mirrored pictures too are of two views.
+    if phase and not source.recipe.flip_at_test and extractor.lacks(catalog.digests[teaches]):
+        # Without torch there will be no such phase, and nothing to keep for it.
+        with suppress(MissingExtra):
+            through = open_tuner(source, stand, progress).look_through(phase)
+    if through is None:
+        return extractor.features(catalog.paths.tolist(), catalog.digests.tolist(), progress)
+    train, rest = np.flatnonzero(teaches), np.flatnonzero(~teaches)
+    others = extractor.features(
+        catalog.paths[rest].tolist(), catalog.digests[rest].tolist(), progress
+    )
+    values = np.zeros((len(catalog), through.values.shape[1]), dtype=np.float16)
+    values[train] = through.values
+    # Not one that could be read has no width either.
+    values[rest] = others.values if others.values.shape[1] else 0
+    unreadable = {
+        int(rows[row]): why
+        for rows, found in ((train, through), (rest, others))
+        for row, why in found.unreadable.items()
+    }
+    return Computed(values, unreadable, through.n_computed + others.n_computed)
 
 
 def _what_was_understood(source: Source, stand: Stand) -> str:

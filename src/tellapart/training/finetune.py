@@ -274,7 +274,12 @@ class Stepper:
         """Return what a summed loss is divided by, so that parts of a batch add up to its mean."""
         if self._loss_weights is None:
             return float(len(labels))
-        return float(self._loss_weights[labels].sum())
+        return float(self._loss_weights[labels.to(self._loss_weights.device)].sum())
+
+    def shares(self, batches: Sequence[NDArray[np.int64]]) -> list[float]:
+        """Return the weight of each batch of labels in a step, so that they add up to one batch."""
+        totals = [self._total(torch.from_numpy(labels)) for labels in batches]
+        return [total / sum(totals) for total in totals]
 
     def _mixed(
         self, x: Tensor, labels: Tensor, generator: np.random.Generator
@@ -507,12 +512,10 @@ class PhaseRun:
             step = (epoch - 1) * len(groups) + number - 1
             factor = rate_factor(phase, step, len(groups), self._n_epochs * len(groups))
             self._stepper.set_rate(factor)
-            n_group = sum(map(len, group))
-            for rows in group:
+            shares = self._stepper.shares([pictures.labels[rows] for rows in group])
+            for rows, share in zip(group, shares, strict=True):
                 labels = torch.from_numpy(pictures.labels[rows])
-                loss, n_right = self._stepper.learn(
-                    next(inputs), labels, mixing, len(rows) / n_group
-                )
+                loss, n_right = self._stepper.learn(next(inputs), labels, mixing, share)
                 self._first_loss = self._first_loss or float(loss)
                 loss_sum += float(loss) * len(rows)
                 right += int(n_right)

@@ -7,7 +7,7 @@ on this machine before they are needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tellapart.training.recipe import Phase
@@ -57,11 +57,21 @@ def choose_cut(cuts: Sequence[str], tail: str, n_train: int) -> str:
     return cuts[max(usual - 1, 0)] if n_train >= MANY else tail
 
 
-def fit_disk(phase: Phase, n_train: int, n_valid: int, kb_a_view: float, room_mb: float) -> Plan:
-    """Take fewer views where the kept ones would need more room than there is.
+def fit_disk(
+    phase: Phase,
+    n_train: int,
+    n_valid: int,
+    kb_a_view: float,
+    room_mb: float,
+    later: Mapping[str, float] | None = None,
+) -> Plan:
+    """Take fewer views where the kept ones would need more room than there is, or a later cut.
 
-    Without enough room for one of them, or for plain views where no others are asked for, the
-    phase has no `kept_views` left: it runs live.
+    later: the cuts behind that of the phase, in order, each with the kilobytes that a view keeps
+        there.
+
+    Without enough room for one view anywhere, or for plain views where no others are asked for,
+    the phase has no `kept_views` left: it runs live.
     """
     views = phase.kept_views
     if views is None:
@@ -79,6 +89,11 @@ def fit_disk(phase: Phase, n_train: int, n_valid: int, kb_a_view: float, room_mb
             (f"{wanted}, {room_mb:,.0f} MB may be used: {fits} are kept",),
             most_views=fits,
         )
+    for cut, kb in (later or {}).items():
+        moved = fit_disk(phase.model_copy(update={"cut": cut}), n_train, n_valid, kb, room_mb)
+        if moved.phase.kept_views is not None:
+            words = f"{wanted}, {room_mb:,.0f} MB may be used: the tail starts later, at {cut}"
+            return replace(moved, notes=(words, *moved.notes))
     return Plan(
         phase.model_copy(update={"views": "live"}),
         0.0,

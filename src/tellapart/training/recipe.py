@@ -250,6 +250,12 @@ class Recipe(_Settings):
         """Whether no phase but the exact solution for the head is asked for."""
         return all(phase.solved for phase in self.phases)
 
+    @property
+    def first_tail(self) -> Phase | None:
+        """The tail phase that learns on the network as it came; None where there is none."""
+        first = next((phase for phase in self.phases if not phase.solved), None)
+        return first if first and first.learns == "tail" else None
+
     def facts(self) -> dict[str, Any]:
         """Return the settings as plain types; those left at None are left out."""
         return self.model_dump(mode="json", exclude_none=True)

@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from tellapart.backbones.activations import KeptSet
 from tellapart.backbones.cache import cache_folder
-from tellapart.backbones.extractor import Extractor, open_finished, open_prefix
+from tellapart.backbones.extractor import Computed, Extractor, open_finished, open_prefix
 from tellapart.backbones.network import Normalise, build_network, export_graph, export_tail
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.structure import Structure, describe
@@ -252,17 +252,21 @@ class Tuner:
     def plan(self, phase: Phase) -> Plan:
         """Decide cut and views by the number of pictures and the room on the disk."""
         material = self._material
-        notes: tuple[str, ...] = ()
         if phase.cut == "auto":
             tail = material.extractor.backbone.tail
             cut = choose_cut(self.network.cuts, tail, self._n("train"))
             phase = phase.model_copy(update={"cut": cut})
         if phase.kept_views is None:
-            return Plan(phase, 0.0, notes)
+            return Plan(phase, 0.0)
         room_mb = min(material.recipe.kept_gb * 1000, _free_mb(cache_folder()) - SPARED_MB)
-        kb = self.kept_kb(phase)
-        plan = fit_disk(phase, self._n("train"), self._n("valid"), kb, room_mb)
-        return replace(plan, notes=notes + plan.notes)
+        numbers = self._n("train"), self._n("valid"), self.kept_kb(phase), room_mb
+        plan = fit_disk(phase, *numbers)
+        if phase.cut is None or plan.phase.kept_views is not None:
+            return plan
+        first = self.network.cut_index(phase.cut)
+        cuts = [cut for cut in self.network.cuts if self.network.cut_index(cut) > first]
+        kept = {cut: self.kept_kb(phase.model_copy(update={"cut": cut})) for cut in cuts}
+        return fit_disk(phase, *numbers, later=kept)
 
     def kept_kb(self, phase: Phase) -> float:
         """Return the size of what a view keeps, in kilobytes."""
@@ -279,6 +283,7 @@ class Tuner:
         rows = self._material.rows("train")[:MEASURED_PICTURES]
         start = time.monotonic()
         n_views = len(rows)
+        sets: list[KeptSet] = []
         if phase.kept_views is not None:
             prefix = self._prefix(phase)
             # A view number that no phase draws: what is measured must not be kept already.
@@ -305,6 +310,8 @@ class Tuner:
                 stepper.step()
                 times.append(time.monotonic() - start)
         learner.module.load_state_dict(before)
+        for kept in sets:
+            kept.remove()
         return Speed(views_per_s, phase.batch / float(np.median(times[1:])))
 
     def rate_test(self, phase: Phase, start: float, end: float, steps: int) -> RateTest:
@@ -360,6 +367,28 @@ class Tuner:
         features = self.network.features(normalise(torch.from_numpy(pixels)))
         answers: Floats = self.network.head(features).float().numpy()
         return answers
+
+    def look_through(self, phase: Phase) -> Computed | None:
+        """Compute the features of the pictures that teach by way of what a tail phase keeps.
+
+        So they go through the frozen part once, not once for the features and once for the phase.
+        None where the phase keeps nothing before a cut.
+
+        Returns:
+            Of the rows of train, in their order: within the 16 bits of activations and of the
+            runtime what the whole network gives.
+        """
+        plan = self.plan(phase)
+        cut = plan.phase.cut
+        if cut is None or plan.phase.kept_views is None:
+            return None
+        paths, digests = self._files(self._material.rows("train"))
+        kept, filled = self._prefix(plan.phase).plain(paths, digests, self._material.progress)
+        there = np.array([digest in kept for digest in digests])
+        values = np.zeros((len(digests), self.network.n_features), dtype=np.float16)
+        if there.any():
+            values[there] = self._from_cut(cut, kept, [one for one in digests if one in kept])
+        return Computed(values, filled.unreadable, filled.n_computed)
 
     # ---- what comes out
 
@@ -437,7 +466,7 @@ class Tuner:
             return Pictures(live, labels, train, valid, n_classes, mirror), None
         prefix = self._prefix(phase)
         both = np.concatenate([train, valid])
-        plain = prefix.plain(*self._files(both), material.progress)
+        plain, _ = prefix.plain(*self._files(both), material.progress)
         numbers = [(material.recipe.seed, view) for view in range(phase.kept_views)]
         sets = self._views(prefix, train, phase, numbers) if numbers else []
         # A picture that was taken away since has no place in the phase.
