@@ -14,7 +14,7 @@ demo: $(INSTALLED)  ## write a folder of handwritten digits and train on it
 	$(BIN)/tellapart train demo/digits -o demo/digits.tellapart
 
 test: check  ## check, then every test, the slow ones too
-	$(BIN)/pytest -m "slow or not slow"
+	$(BIN)/pytest -m "slow or not slow" -n auto --maxprocesses 4 --dist worksteal --durations 15
 
 check: $(INSTALLED)  ## style, types, layers
 	$(BIN)/ruff check .

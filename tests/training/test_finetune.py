@@ -298,7 +298,11 @@ def test_the_optimiser_is_torchs_with_the_settings_of_the_phase(
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 @pytest.mark.parametrize("n_train", [48, 42, 33])
 def test_two_small_batches_are_one_large(
-    n_train: int, class_weights: str, toy_learner: MakeLearner, toy_pictures: MakePictures, around: Around
+    n_train: int,
+    class_weights: str,
+    toy_learner: MakeLearner,
+    toy_pictures: MakePictures,
+    around: Around,
 ) -> None:
     """Gradients that are added up over two batches of 8 make the step of a batch of 16.
 

@@ -164,6 +164,16 @@ def test_a_phase_fits_the_time_or_is_left_out(
     assert (plan.phase.kept_views or 0) <= STRETCH * views
 
 
+def test_what_is_kept_already_takes_no_time() -> None:
+    """Plain views computed before, as on the way to the features, leave the time to learning."""
+    anew, kept = (
+        fit_time(Plan(tail(), 0.0, n_plain=n), 1000, 200, Speed(100, 500), None)
+        for n in (None, 200)
+    )
+    assert anew.expected_s is not None
+    assert kept.expected_s == pytest.approx(anew.expected_s - 10)
+
+
 @given(counts, counts, speeds, st.floats(1, 1e6), st.integers(1, 64))
 @settings(deadline=None)
 def test_views_take_at_most_half_the_time(

@@ -73,10 +73,10 @@ class Extractor:
         kept = self._set("plain")
         return kept, fill(paths, digests, self._read_plain, self.runtime, [kept], progress)
 
-    def lacks(self, digests: Sequence[bytes]) -> bool:
-        """Tell whether the output for the plain view of any of these is not kept yet."""
+    def n_lacking(self, digests: Sequence[bytes]) -> int:
+        """Count those whose output for the plain view is not kept yet."""
         kept = self._set("plain")
-        return any(digest not in kept for digest in digests)
+        return sum(digest not in kept for digest in digests)
 
     def views(
         self,

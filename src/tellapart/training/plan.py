@@ -44,6 +44,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     expected_s: float | None = None
     most_views: int = MOST_VIEWS
+    n_plain: int | None = None
 
 
 def choose_cut(cuts: Sequence[str], tail: str, n_train: int) -> str:
@@ -109,7 +110,8 @@ def fit_time(plan: Plan, n_train: int, n_valid: int, speed: Speed, left_s: float
     phase = plan.phase
     views = phase.kept_views
     epoch_s = n_train / speed.learned_per_s + n_valid / speed.views_per_s
-    plain_s = 0.0 if views is None else (n_train + n_valid) / speed.views_per_s
+    n_plain = n_train + n_valid if plan.n_plain is None else plan.n_plain
+    plain_s = 0.0 if views is None else n_plain / speed.views_per_s
     view_s = n_train / speed.views_per_s
     if left_s is None:
         expected = plain_s + (views or 0) * view_s + phase.epochs * epoch_s
@@ -120,7 +122,8 @@ def fit_time(plan: Plan, n_train: int, n_valid: int, speed: Speed, left_s: float
         most = max(1, math.floor((SHARE_FOR_VIEWS * left_s - plain_s) / view_s))
         update["views"] = min(most, views * STRETCH if left_s > 0 else views, plan.most_views)
         spent += update["views"] * view_s
-        kept_mb *= (plain_s + update["views"] * view_s) / (plain_s + views * view_s)
+        plain = n_train + n_valid
+        kept_mb *= (plain + update["views"] * n_train) / (plain + views * n_train)
     epochs = min(math.floor((left_s - spent) / epoch_s), phase.epochs * STRETCH)
     update["epochs"] = max(epochs, 0) or 1
     words = f"{update['epochs']} epochs" + (f" on {update['views']} views" if views else "")

@@ -233,6 +233,7 @@ class Tuner:
             return None
         if deadline is not None:
             speed = self.measure(plan.phase)
+            plan = replace(plan, n_plain=self._n_plain(plan.phase))
             left_s = deadline - time.monotonic()
             plan = fit_time(plan, self._n("train"), self._n("valid"), speed, left_s)
             too_few = plan.phase.epochs < min(MIN_EPOCHS, phase.epochs)
@@ -340,6 +341,10 @@ class Tuner:
             return Plan(phase, 0.0, (), 1.0 + size * PROBE_S)
         plan = self.plan(phase)
         speed = self.measure(plan.phase)
+        recipe = self._material.recipe
+        if phase == recipe.first_tail and not recipe.flip_at_test:
+            # The others are looked at for the features already, see `look_through`.
+            plan = replace(plan, n_plain=self._n("valid"))
         return fit_time(plan, self._n("train"), self._n("valid"), speed, None)
 
     def structure(self, phase: Phase) -> Structure:
@@ -437,6 +442,13 @@ class Tuner:
 
     def _n(self, split: str) -> int:
         return len(self._material.rows(split))
+
+    def _n_plain(self, phase: Phase) -> int:
+        """Count the pictures whose plain view a phase has to compute before it learns."""
+        if phase.kept_views is None:
+            return 0
+        splits = self._material.catalog.splits
+        return self._prefix(phase).n_lacking(self._digests()[splits != "test"].tolist())
 
     def _digests(self) -> NDArray[np.bytes_]:
         return self._material.catalog.digests
