@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tellapart.cli.options import (
+    Accept,
     Data,
     Debug,
     Json,
     Model,
     Quiet,
     Verbose,
+    a_few,
     open_progress,
     print_json,
 )
@@ -37,13 +39,14 @@ def predict(
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    accept: Accept = None,
 ) -> None:
     """Say what is on pictures, with calibrated confidence."""
     from tellapart.inference.classifier import Classifier, expand
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other.")
-    classifier = Classifier.load(model)
+    classifier = Classifier.load(model, accept=accept)
     paths = expand(pictures)
     if not paths:
         raise NoReadablePicture(
@@ -124,3 +127,5 @@ def _text_lines(prediction: Prediction) -> None:
     print(prediction.path)
     for label, confidence in prediction.top:
         print(f"    {confidence:6.1%}  {label}")
+    if prediction.unsure:
+        print(f"    unsure: {prediction.reason}; it may be {a_few(prediction.candidates)}")
