@@ -25,6 +25,7 @@
     ├── CannotResume             62   no interrupted run, or one of another recipe or data
     ├── MissingExtra             40   something that `pip install tellapart[train]` brings
     ├── DeviceNotAvailable       41   asked for cuda or mps on a machine without
+    ├── NotExplainable           73   a backbone with hidden layers before its answer
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
 
 Exit code 1 is an error nobody foresaw, 2 a wrong command line, 130 Ctrl-C.
@@ -181,3 +182,9 @@ class UnreadablePicture(TellapartError):
     """A file is not a picture that can be read whole; the message says what it is instead."""
 
     exit_code = 50
+
+
+class NotExplainable(TellapartError):
+    """There is no exact map of why this classifier answers as it does."""
+
+    exit_code = 73

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +22,7 @@ from tellapart.cli.options import (
 from tellapart.errors import NoReadablePicture
 
 if TYPE_CHECKING:
-    from tellapart.inference.classifier import Prediction
+    from tellapart.inference.classifier import Classifier, Prediction
 
 
 def predict(
@@ -37,6 +38,16 @@ def predict(
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    show: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Also draw each picture and its most probable classes, as PNG."
+        ),
+    ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also draw what in each picture speaks for its answer."),
+    ] = None,
 ) -> None:
     """Say what is on pictures, with calibrated confidence."""
     from tellapart.inference.classifier import Classifier, expand
@@ -50,11 +61,13 @@ def predict(
             f"There are no pictures below {', '.join(pictures)}. Expected files, folders that hold "
             f"pictures, or patterns that match some. Nothing was predicted. Check the path."
         )
+    draw = _drawer(classifier, pictures, show, explain)
     print_one = _json_line if as_json else _csv_writer() if as_csv else _text_lines
     failed = 0
     with open_progress(quiet, verbose).bar("Predicting", len(paths), "pictures") as advance:
         for prediction in classifier.stream(paths, top):
             print_one(prediction)
+            draw(prediction)
             failed += prediction.error is not None
             advance(1)
     if failed == len(paths):
@@ -98,6 +111,19 @@ def evaluate(
     )
     for name in ("macro_precision", "macro_recall", "macro_f1", "log_loss"):
         print(f"{name.replace('_', ' ').capitalize():16} {getattr(scores, name):.4f}")
+
+
+def _drawer(
+    classifier: Classifier, pictures: list[str], show: Path | None, explain: Path | None
+) -> Callable[[Prediction], object]:
+    if show is None and explain is None:
+        return lambda _: None
+    from tellapart.pipeline.illustrating import open_illustrator, unwritable_names
+
+    illustrator = open_illustrator(classifier, pictures, show, explain)
+    if warning := unwritable_names(classifier):
+        print(warning, file=sys.stderr)
+    return illustrator.draw
 
 
 def _json_line(prediction: Prediction) -> None:

@@ -122,6 +122,20 @@ def fit_pixels(picture: Pixels, preprocessing: Preprocessing) -> Pixels:
     return resize(picture, size_px, preprocessing.interpolation)
 
 
+def seen_box(
+    height_px: int, width_px: int, preprocessing: Preprocessing
+) -> tuple[float, float, float, float]:
+    """Return (left, top, right, bottom) of what `fit_pixels` keeps of an upright picture."""
+    if preprocessing.fit == "crop":
+        side = max(1, round(min(height_px, width_px) * preprocessing.crop_fraction))
+        left, top = (width_px - side) // 2, (height_px - side) // 2
+        return float(left), float(top), float(left + side), float(top + side)
+    whole = round(preprocessing.size_px / preprocessing.crop_fraction)
+    start = (whole - preprocessing.size_px) // 2 / whole
+    end = start + preprocessing.size_px / whole
+    return start * width_px, start * height_px, end * width_px, end * height_px
+
+
 def shortest_needed_px(preprocessing: Preprocessing) -> int:
     """Say how long a decoded picture's short side must be, for `fit_pixels` to miss nothing."""
     return math.ceil(REDUCE_TO * preprocessing.size_px / preprocessing.crop_fraction)
