@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tellapart.cli.options import (
+    Accept,
     Data,
     Debug,
     Json,
     Model,
     Quiet,
     Verbose,
+    a_few,
     open_progress,
     print_json,
 )
@@ -38,6 +40,7 @@ def predict(
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    accept: Accept = None,
     show: Annotated[
         Path | None,
         typer.Option(
@@ -54,7 +57,7 @@ def predict(
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other.")
-    classifier = Classifier.load(model)
+    classifier = Classifier.load(model, accept=accept)
     paths = expand(pictures)
     if not paths:
         raise NoReadablePicture(
@@ -150,3 +153,5 @@ def _text_lines(prediction: Prediction) -> None:
     print(prediction.path)
     for label, confidence in prediction.top:
         print(f"    {confidence:6.1%}  {label}")
+    if prediction.unsure:
+        print(f"    unsure: {prediction.reason}; it may be {a_few(prediction.candidates)}")
