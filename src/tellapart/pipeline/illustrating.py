@@ -46,7 +46,8 @@ class Illustrator:
         try:
             picture = decode(read_file(prediction.path), PICTURE_PX)
             if self.show is not None:
-                png = answer_png(picture, prediction.path, prediction.top)
+                note = f"Unsure: {prediction.reason}" if prediction.unsure else None
+                png = answer_png(picture, prediction.path, prediction.top, note)
                 written.append(self._write(self.show, prediction.path, "answer", png))
             if self.explain is not None:
                 found = self.classifier.explain(prediction.path, prediction.label)
