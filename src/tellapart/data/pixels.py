@@ -379,18 +379,17 @@ def _centre_square(picture: Pixels, side_px: int) -> Pixels:
     return picture[top : top + side_px, left : left + side_px]
 
 
-def thumbnail(data: bytes, side_px: int) -> bytes:
-    """Shrink a picture file to a JPEG whose longer side is side_px, upright.
+def shrunk(data: bytes, side_px: int) -> Pixels:
+    """Decode a picture file, upright, its longer side at most side_px: (H, W, 3) uint8.
 
     Raises:
         UnreadablePicture: the bytes are not a picture that can be read whole.
     """
     picture = decode(data, side_px)
     scale = side_px / max(picture.shape[:2])
-    if scale < 1:
-        size = [max(1, round(side * scale)) for side in picture.shape[:2]]
-        picture = np.asarray(
-            imgproc.resize(np.ascontiguousarray(picture), (size[0], size[1]), "bicubic")
-        )
-    jpeg: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=80)
-    return jpeg
+    if scale >= 1:
+        return picture
+    rows, columns = (max(1, round(side * scale)) for side in picture.shape[:2])
+    return np.asarray(
+        imgproc.resize(np.ascontiguousarray(picture), (rows, columns), "bicubic", antialias=True)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,29 @@ from numpy.typing import NDArray
 from tellapart.data.pixels import (
     Pixels,
     Preprocessing,
-    decode,
     decode_many,
     evaluation_pixels,
     read_file,
     seen_box,
+    shrunk,
 )
 from tellapart.errors import NotExplainable, UnreadablePicture
-from tellapart.evaluation.decision import Decisions, Rules, TradePoint, covered, mean_set_size
-from tellapart.evaluation.report import Answered, Mistake, Shown, Suspect, worst_mistakes
+from tellapart.evaluation.decision import (
+    GRID,
+    Decisions,
+    Rules,
+    TradePoint,
+    covered,
+    mean_set_size,
+)
+from tellapart.evaluation.report import (
+    Answered,
+    Mistake,
+    Report,
+    Shown,
+    Suspect,
+    worst_mistakes,
+)
 from tellapart.evaluation.scores import interval
 from tellapart.evaluation.suspects import find_suspects
 from tellapart.inference.drawing import overlay
@@ -80,6 +94,16 @@ def open_maps(graph: bytes, backbone: str, mirrored: bool, preprocessing: Prepro
         return Maps(Explainer(graph, backbone, mirrored), preprocessing)
     except NotExplainable:
         return Maps(None, preprocessing)
+
+
+def with_pictures(report: Report, judged: Judged, maps: Maps, rules: Rules) -> Report:
+    """Return the report with the pictures that scored, and what the rules did to them."""
+    return replace(
+        report,
+        mistakes=gather_mistakes(judged, maps),
+        pictures=gather_pictures(judged, maps),
+        answered=answered(judged, rules),
+    )
 
 
 def gather_mistakes(judged: Judged, maps: Maps) -> tuple[Mistake, ...]:
@@ -186,7 +210,7 @@ def answered(judged: Judged, rules: Rules) -> Answered:
     right = judged.predicted == judged.labels
     sure = ~judged.decisions.unsure
     confidence, n = judged.probs.max(axis=1), len(right)
-    thresholds = sorted({point.threshold for point in rules.trade} | {rules.threshold}, reverse=True)
+    thresholds = sorted({*GRID, rules.threshold}, reverse=True)
     trade = [
         TradePoint(threshold, int(above.sum()), int((right & above).sum()))
         for threshold in thresholds
@@ -200,19 +224,6 @@ def answered(judged: Judged, rules: Rules) -> Answered:
         candidates=mean_set_size(judged.decisions),
         trade=tuple(trade),
     )
-
-
-def shrunk(data: bytes, side_px: int) -> Pixels:
-    """Decode a picture file, upright, its longer side at most side_px.
-
-    Raises:
-        UnreadablePicture.
-    """
-    from PIL import Image
-
-    image = Image.fromarray(np.ascontiguousarray(decode(data, side_px)))
-    image.thumbnail((side_px, side_px), Image.Resampling.BICUBIC)
-    return np.asarray(image)
 
 
 def webp(picture: Pixels) -> bytes:
