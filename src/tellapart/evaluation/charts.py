@@ -48,11 +48,14 @@ class EpochChart:
     phases: tuple[Tick, ...]
 
 
-def line_chart(x: Sequence[float], y: Sequence[float]) -> LineChart:
-    """Lay out the points (x, y), at least one and x > 0, with x on a logarithmic axis."""
+def line_chart(x: Sequence[float], y: Sequence[float], least_span: float = 1e-3) -> LineChart:
+    """Lay out the points (x, y), at least one and x > 0, with x on a logarithmic axis.
+
+    least_span: differences below it are not blown up.
+    """
     logs = [math.log10(value) for value in x]
     left, right = min(logs) - 0.25, max(logs) + 0.25
-    axis = _Axis.around(y, 3)
+    axis = _Axis.around(y, 3, least_span)
 
     def across(log: float) -> float:
         return round((log - left) / (right - left) * WIDTH, 1)

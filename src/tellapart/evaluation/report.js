@@ -35,7 +35,11 @@
       panel.append(make("p", { className: "soft", textContent: some }));
     }
     const list = make("ul", { className: "grid" });
-    list.append(...shown.map((card) => card.cloneNode(true)));
+    for (const card of shown) {
+      const copy = card.cloneNode(true);
+      copy.querySelector("p").append(make("small", { textContent: card.querySelector("img").alt }));
+      list.append(copy);
+    }
     panel.append(list);
     panel.hidden = false;
     heading.focus({ preventScroll: true });
@@ -123,7 +127,8 @@
     const copy = figure.cloneNode(true);
     copy.querySelectorAll(".files, details.more").forEach((part) => part.remove());
     const width = Math.max(figure.scrollWidth, ...[...figure.querySelectorAll("table")].map((t) => t.scrollWidth)) + 48;
-    const root = make("div", { className: "picture" }, copy);
+    const caption = make("p", { textContent: `${document.title}: ${figure.dataset.title}` });
+    const root = make("div", { className: "picture" }, caption, copy);
     root.setAttribute("style", `width:${width}px`);
     document.body.append(root);
     const height = Math.ceil(root.getBoundingClientRect().height);

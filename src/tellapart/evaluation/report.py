@@ -339,7 +339,9 @@ def _panels(path: Sequence[ProbePoint]) -> list[Panel]:
     loss = [point.log_loss for point in points]
     at = f"chosen {l2[chosen]:.2g}: "
     return [
-        Panel("Accuracy in %", line_chart(l2, accuracy), chosen, f"{at}{accuracy[chosen]:.1f} %"),
+        Panel(
+            "Accuracy in %", line_chart(l2, accuracy, 1.0), chosen, f"{at}{accuracy[chosen]:.1f} %"
+        ),
         Panel("Log loss", line_chart(l2, loss), chosen, f"{at}{loss[chosen]:.3f}"),
     ]
 
