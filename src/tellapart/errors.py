@@ -25,6 +25,8 @@
     ├── CannotResume             62   no interrupted run, or one of another recipe or data
     ├── MissingExtra             40   something that `pip install tellapart[train]` brings
     ├── DeviceNotAvailable       41   asked for cuda or mps on a machine without
+    ├── BelowMinimum             70   evaluate --min: a score is below what was asked for
+    ├── UnknownScore             71   evaluate --min: no score has that name
     ├── NotExplainable           73   a backbone with hidden layers before its answer
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
 
@@ -182,6 +184,18 @@ class UnreadablePicture(TellapartError):
     """A file is not a picture that can be read whole; the message says what it is instead."""
 
     exit_code = 50
+
+
+class BelowMinimum(TellapartError):
+    """A classifier's score is below the minimum it was held to."""
+
+    exit_code = 70
+
+
+class UnknownScore(TellapartError):
+    """No score has the name that a minimum was given for."""
+
+    exit_code = 71
 
 
 class NotExplainable(TellapartError):

@@ -205,6 +205,14 @@ def gather_suspects(
     return tuple(shown), len(rows)
 
 
+def labels_in_words(n_suspects: int) -> tuple[str, ...]:
+    """Say that labels are to be checked, where any are."""
+    if not n_suspects:
+        return ()
+    are = "label is" if n_suspects == 1 else "labels are"
+    return (f"{n_suspects} {are} probably wrong: look at them, and correct those that are.",)
+
+
 def answered(judged: Judged, rules: Rules) -> Answered:
     """Count what the rules for "unsure", and each other threshold, do to the scored pictures."""
     right = judged.predicted == judged.labels

@@ -25,6 +25,7 @@ from tellapart.evaluation.scores import Scores, score
 from tellapart.pipeline.gallery import (
     Judged,
     gather_suspects,
+    labels_in_words,
     open_maps,
     with_pictures,
 )
@@ -282,7 +283,7 @@ def make_report(
     page = reports.Report(
         title=catalog.root.resolve().name,
         made_on=manifest.made_on,
-        summary=result.summary,
+        summary=(*result.summary, *labels_in_words(n_suspects)),
         classes=catalog.classes,
         counts={split: tuple(n) for split, n in catalog.counts().items()},
         scores=result.scores,
