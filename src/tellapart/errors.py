@@ -27,6 +27,7 @@
     ├── DeviceNotAvailable       41   asked for cuda or mps on a machine without
     ├── BelowMinimum             70   evaluate --min: a score is below what was asked for
     ├── UnknownScore             71   evaluate --min: no score has that name
+    ├── NotExplainable           73   a backbone with hidden layers before its answer
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
 
 Exit code 1 is an error nobody foresaw, 2 a wrong command line, 130 Ctrl-C.
@@ -195,3 +196,9 @@ class UnknownScore(TellapartError):
     """No score has the name that a minimum was given for."""
 
     exit_code = 71
+
+
+class NotExplainable(TellapartError):
+    """There is no exact map of why this classifier answers as it does."""
+
+    exit_code = 73

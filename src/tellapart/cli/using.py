@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +25,7 @@ from tellapart.cli.options import (
 from tellapart.errors import NoReadablePicture
 
 if TYPE_CHECKING:
-    from tellapart.inference.classifier import Prediction
+    from tellapart.inference.classifier import Classifier, Prediction
     from tellapart.pipeline import Evaluation
 
 
@@ -42,6 +43,16 @@ def predict(
     verbose: Verbose = False,
     debug: Debug = False,
     accept: Accept = None,
+    show: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Also draw each picture and its most probable classes, as PNG."
+        ),
+    ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also draw what in each picture speaks for its answer."),
+    ] = None,
 ) -> None:
     """Say what is on pictures, with calibrated confidence."""
     from tellapart.inference.classifier import Classifier, expand
@@ -55,11 +66,13 @@ def predict(
             f"There are no pictures below {', '.join(pictures)}. Expected files, folders that hold "
             f"pictures, or patterns that match some. Nothing was predicted. Check the path."
         )
+    draw = _drawer(classifier, pictures, show, explain)
     print_one = _json_line if as_json else _csv_writer() if as_csv else _text_lines
     failed = 0
     with open_progress(quiet, verbose).bar("Predicting", len(paths), "pictures") as advance:
         for prediction in classifier.stream(paths, top):
             print_one(prediction)
+            draw(prediction)
             failed += prediction.error is not None
             advance(1)
     if failed == len(paths):
@@ -85,6 +98,10 @@ def evaluate(
             "ends with exit code 70. May be given several times.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write a report: one HTML page, to look closer."),
+    ] = None,
 ) -> None:
     """Score a classifier on labelled pictures; classes are matched by name."""
     from tellapart.inference.classifier import Classifier
@@ -92,7 +109,8 @@ def evaluate(
     from tellapart.pipeline import evaluate as score
 
     minimums = chosen_minimums(least)
-    result = score(Classifier.load(model, accept=accept), data, open_progress(quiet, verbose))
+    classifier = Classifier.load(model, accept=accept)
+    result = score(classifier, data, open_progress(quiet, verbose), report)
     print_json(result.as_dict()) if as_json else _tell_scores(result)
     check_minimums(result, minimums)
 
@@ -135,6 +153,19 @@ def _tell_scores(result: Evaluation) -> None:
 
 def _line(label: str, value: float, low: float, high: float) -> str:
     return f"{label:16} {value:.4f}  (95 % interval {low:.4f} to {high:.4f})"
+
+
+def _drawer(
+    classifier: Classifier, pictures: list[str], show: Path | None, explain: Path | None
+) -> Callable[[Prediction], object]:
+    if show is None and explain is None:
+        return lambda _: None
+    from tellapart.pipeline.illustrating import open_illustrator, unwritable_names
+
+    illustrator = open_illustrator(classifier, pictures, show, explain)
+    if warning := unwritable_names(classifier):
+        print(warning, file=sys.stderr)
+    return illustrator.draw
 
 
 def _json_line(prediction: Prediction) -> None:

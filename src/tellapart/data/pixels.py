@@ -122,6 +122,20 @@ def fit_pixels(picture: Pixels, preprocessing: Preprocessing) -> Pixels:
     return resize(picture, size_px, preprocessing.interpolation)
 
 
+def seen_box(
+    height_px: int, width_px: int, preprocessing: Preprocessing
+) -> tuple[float, float, float, float]:
+    """Return (left, top, right, bottom) of what `fit_pixels` keeps of an upright picture."""
+    if preprocessing.fit == "crop":
+        side = max(1, round(min(height_px, width_px) * preprocessing.crop_fraction))
+        left, top = (width_px - side) // 2, (height_px - side) // 2
+        return float(left), float(top), float(left + side), float(top + side)
+    whole = round(preprocessing.size_px / preprocessing.crop_fraction)
+    start = (whole - preprocessing.size_px) // 2 / whole
+    end = start + preprocessing.size_px / whole
+    return start * width_px, start * height_px, end * width_px, end * height_px
+
+
 def shortest_needed_px(preprocessing: Preprocessing) -> int:
     """Say how long a decoded picture's short side must be, for `fit_pixels` to miss nothing."""
     return math.ceil(REDUCE_TO * preprocessing.size_px / preprocessing.crop_fraction)
@@ -365,18 +379,17 @@ def _centre_square(picture: Pixels, side_px: int) -> Pixels:
     return picture[top : top + side_px, left : left + side_px]
 
 
-def thumbnail(data: bytes, side_px: int) -> bytes:
-    """Shrink a picture file to a JPEG whose longer side is side_px, upright.
+def shrunk(data: bytes, side_px: int) -> Pixels:
+    """Decode a picture file, upright, its longer side at most side_px: (H, W, 3) uint8.
 
     Raises:
         UnreadablePicture: the bytes are not a picture that can be read whole.
     """
     picture = decode(data, side_px)
     scale = side_px / max(picture.shape[:2])
-    if scale < 1:
-        size = [max(1, round(side * scale)) for side in picture.shape[:2]]
-        picture = np.asarray(
-            imgproc.resize(np.ascontiguousarray(picture), (size[0], size[1]), "bicubic")
-        )
-    jpeg: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=80)
-    return jpeg
+    if scale >= 1:
+        return picture
+    rows, columns = (max(1, round(side * scale)) for side in picture.shape[:2])
+    return np.asarray(
+        imgproc.resize(np.ascontiguousarray(picture), (rows, columns), "bicubic", antialias=True)
+    )

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
+
+if TYPE_CHECKING:
+    from tellapart.evaluation.calibration import Reliability
+    from tellapart.evaluation.decision import TradePoint
 
 # The plot inside its frame, in SVG user units; the template's viewBox leaves room for labels.
 WIDTH = 300.0
@@ -44,11 +48,14 @@ class EpochChart:
     phases: tuple[Tick, ...]
 
 
-def line_chart(x: Sequence[float], y: Sequence[float]) -> LineChart:
-    """Lay out the points (x, y), at least one and x > 0, with x on a logarithmic axis."""
+def line_chart(x: Sequence[float], y: Sequence[float], least_span: float = 1e-3) -> LineChart:
+    """Lay out the points (x, y), at least one and x > 0, with x on a logarithmic axis.
+
+    least_span: differences below it are not blown up.
+    """
     logs = [math.log10(value) for value in x]
     left, right = min(logs) - 0.25, max(logs) + 0.25
-    axis = _Axis.around(y, 3)
+    axis = _Axis.around(y, 3, least_span)
 
     def across(log: float) -> float:
         return round((log - left) / (right - left) * WIDTH, 1)
@@ -99,6 +106,89 @@ def epoch_chart(
             Tick(across((start + end - 1) / 2), _phase_label(phase, (end - start) / n))
             for phase, start, end in zip(first, edges, edges[1:], strict=False)
         ),
+    )
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point of a chart with a radius, both in SVG user units, and what it says in words."""
+
+    x: float
+    y: float
+    radius: float
+    words: str
+
+
+@dataclass(frozen=True)
+class ReliabilityChart:
+    """Accuracy over confidence, both from 0 to 1; on the line from corner to corner they agree."""
+
+    before: tuple[Spot, ...]
+    after: tuple[Spot, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class TradeChart:
+    """Accuracy of the answered over the share that is answered, as the threshold falls.
+
+    chosen: where the threshold in use lies; None where it answers nothing.
+    """
+
+    spots: tuple[Spot, ...]
+    chosen: Spot | None
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+def reliability_chart(before: Reliability, after: Reliability) -> ReliabilityChart:
+    """Lay out both diagrams; a spot's area grows with its pictures."""
+    most = max(one.n for one in (*before.bins, *after.bins))
+    axis = _Axis(0.0, 1.0, 0.25)
+
+    def spots(found: Reliability) -> tuple[Spot, ...]:
+        return tuple(
+            Spot(
+                round(one.confidence * WIDTH, 1),
+                axis.up(one.accuracy),
+                round(2.5 + 8.5 * math.sqrt(one.n / most), 1),
+                f"{one.n} pictures: {one.confidence:.1%} sure, {one.accuracy:.1%} right",
+            )
+            for one in found.bins
+        )
+
+    return ReliabilityChart(spots(before), spots(after), _share_ticks(), _percents(axis))
+
+
+def trade_chart(points: Sequence[TradePoint], n: int, threshold: float) -> TradeChart:
+    """Lay out what each threshold answers and gets right of n pictures, n > 0."""
+    found = [point for point in points if point.answered]
+    axis = _Axis.around([p.right / p.answered for p in found] or [1.0], 4, 0.02, (0.0, 1.0))
+
+    def spot(point: TradePoint) -> Spot:
+        share, right = point.answered / n, point.right / point.answered
+        words = f"from {point.threshold:.1%} on: {share:.1%} answered, {right:.1%} of them right"
+        return Spot(round(share * WIDTH, 1), axis.up(right), 3.0, words)
+
+    chosen = min(found, key=lambda point: abs(point.threshold - threshold), default=None)
+    return TradeChart(
+        tuple(spot(point) for point in found),
+        None if chosen is None else spot(chosen),
+        _share_ticks(),
+        _percents(axis),
+    )
+
+
+def _share_ticks() -> tuple[Tick, ...]:
+    return tuple(Tick(WIDTH * part / 4, f"{25 * part} %") for part in range(5))
+
+
+def _percents(axis: _Axis) -> tuple[Tick, ...]:
+    n = round((axis.top - axis.bottom) / axis.step)
+    levels = [axis.bottom + axis.step * i for i in range(n + 1)]
+    return tuple(
+        Tick(axis.up(level), f"{_level(100 * level, 100 * axis.step)} %") for level in levels
     )
 
 

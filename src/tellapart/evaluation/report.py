@@ -10,6 +10,7 @@ import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.resources import files
 from operator import attrgetter
 from typing import Any
@@ -18,25 +19,93 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.inspection import Finding
-from tellapart.evaluation.charts import EpochChart, LineChart, epoch_chart, line_chart, round_step
+from tellapart.evaluation.calibration import Reliability
+from tellapart.evaluation.charts import (
+    EpochChart,
+    LineChart,
+    epoch_chart,
+    line_chart,
+    reliability_chart,
+    round_step,
+    trade_chart,
+)
 from tellapart.evaluation.curves import CurvePoint, rate_changes
-from tellapart.evaluation.scores import ClassScore, Scores
+from tellapart.evaluation.decision import Rules, TradePoint
+from tellapart.evaluation.scores import ClassScore, Interval, Scores
 
 # Up to so many classes the counts of the confusion matrix fit on a page and can be read.
 ANNOTATED_CLASSES = 20
 PAIRS_SHOWN = 15
+# The rest of the grid is folded away, and not printed.
+PICTURES_IN_VIEW = 48
 WHAT_LEARNED = {"head": "the last layer", "tail": "the last blocks", "all": "the whole network"}
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture of the scored split that was predicted wrongly; classes are display names."""
+    """A picture of the scored split that was predicted wrongly; classes are display names.
+
+    `why_jpeg` is the picture under the map of what spoke for the predicted class, where there is
+    such a map.
+    """
 
     path: str
     actual: str
     predicted: str
     confidence: float
     thumbnail_jpeg: bytes
+    why_jpeg: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of the scored split in the grid; `actual` and `predicted` number the classes."""
+
+    path: str
+    actual: int
+    predicted: int
+    confidence: float
+    unsure: bool
+    thumbnail: bytes
+    why: bytes | None = None
+
+    @property
+    def right(self) -> bool:
+        """Whether the prediction is the label."""
+        return self.actual == self.predicted
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A picture whose label is probably wrong: `label` as given, `likely` as it looks.
+
+    The probabilities are of a classifier that did not learn from it. `split` is where it lies.
+    """
+
+    path: str
+    split: str
+    label: str
+    likely: str
+    label_probability: float
+    likely_probability: float
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the rules for "unsure" did to the scored pictures.
+
+    `right` is of the answered pictures, None where none was answered; `covered` is the share of
+    all pictures whose class was among their candidates, `candidates` how many these are on
+    average. `trade` is what each threshold answers and gets right of these same pictures.
+    """
+
+    rules: Rules
+    answered: Interval
+    right: Interval | None
+    covered: Interval
+    candidates: float
+    trade: tuple[TradePoint, ...]
 
 
 @dataclass(frozen=True)
@@ -87,8 +156,10 @@ class Report:
     `made_on` is an ISO date and time. `summary` are sentences in plain words. `scores` is None
     where no split was set aside to score. `counts` maps a split to its pictures per class, in the
     order of `classes`. `speed_s` maps a stage to its seconds. `phases` are all phases of the
-    training in their order, `curves` the epochs of those that had some. Empty fields and None
-    leave their section out.
+    training in their order, `curves` the epochs of those that had some. `pictures` are those of
+    the scored split that the page has room for, all wrong ones first to be let in. `suspects` are
+    the first of `n_suspects`. `reliability` is without and with the temperature. Empty fields and
+    None leave their section out.
     """
 
     title: str
@@ -107,6 +178,11 @@ class Report:
     facts: Mapping[str, str] | None = None
     curves: tuple[CurvePoint, ...] = ()
     phases: tuple[PhaseRow, ...] = ()
+    pictures: tuple[Shown, ...] = ()
+    suspects: tuple[Suspect, ...] = ()
+    n_suspects: int = 0
+    reliability: tuple[Reliability, Reliability] | None = None
+    answered: Answered | None = None
 
     def __post_init__(self) -> None:
         """Refuse counts or scores that are not about `classes`: their rows would be misnamed."""
@@ -153,6 +229,8 @@ def render(report: Report) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
+    from tellapart.evaluation.figures import as_json
+
     page = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -162,13 +240,15 @@ def render(report: Report) -> str:
         "loss": _loss,
         "data_uri": _data_uri,
     }
-    template = page.from_string(
-        files("tellapart.evaluation").joinpath("report.html.jinja").read_text("utf-8")
-    )
-    scores = report.scores
-    return template.render(
+    sources = files("tellapart.evaluation")
+    script = sources.joinpath("report.js").read_text("utf-8")
+    scores, answered = report.scores, report.answered
+    return page.from_string(sources.joinpath("report.html.jinja").read_text("utf-8")).render(
         report=report,
         scores=scores,
+        script=script,
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        figures=as_json(report),
         class_ticks=_class_ticks(len(report.classes)),
         cells=_cells(scores) if scores else [],
         annotated=len(report.classes) <= ANNOTATED_CLASSES,
@@ -178,6 +258,11 @@ def render(report: Report) -> str:
         epoch_panels=_epoch_panels(report.curves, report.phases),
         has_valid=any(point.valid_loss is not None for point in report.curves),
         what_learned=WHAT_LEARNED,
+        in_view=PICTURES_IN_VIEW,
+        reliability=reliability_chart(*report.reliability) if report.reliability else None,
+        trade=trade_chart(answered.trade, answered.answered.n, answered.rules.threshold)
+        if answered and answered.trade
+        else None,
     )
 
 
@@ -209,8 +294,9 @@ def _loss(value: float) -> str:
     return f"{value:.4f}" if value < 1e4 else f"{value:.1e}"
 
 
-def _data_uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + b64encode(jpeg).decode("ascii")
+def _data_uri(picture: bytes) -> str:
+    kind = "webp" if picture[8:12] == b"WEBP" else "jpeg"
+    return f"data:image/{kind};base64,{b64encode(picture).decode('ascii')}"
 
 
 def _class_ticks(class_count: int) -> range:
@@ -253,7 +339,9 @@ def _panels(path: Sequence[ProbePoint]) -> list[Panel]:
     loss = [point.log_loss for point in points]
     at = f"chosen {l2[chosen]:.2g}: "
     return [
-        Panel("Accuracy in %", line_chart(l2, accuracy), chosen, f"{at}{accuracy[chosen]:.1f} %"),
+        Panel(
+            "Accuracy in %", line_chart(l2, accuracy, 1.0), chosen, f"{at}{accuracy[chosen]:.1f} %"
+        ),
         Panel("Log loss", line_chart(l2, loss), chosen, f"{at}{loss[chosen]:.3f}"),
     ]
 

@@ -25,6 +25,7 @@ from tellapart.data.pixels import (
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.calibration import softmax
 from tellapart.evaluation.decision import Decisions, decide, reason, with_accept
+from tellapart.inference.explaining import Explainer, Explanation
 
 # Below this many pictures one at a time is sooner done than a compiled stream of batches.
 FEW = 24
@@ -138,6 +139,44 @@ class Classifier:
         familiar = self._bundle.familiar
         strangeness = None if familiar is None else familiar.strangeness(features, probs)
         return decide(probs, strangeness, self.rules)
+
+    def explain(self, picture: str | Path, label: str | None = None) -> Explanation:
+        """Show where in a picture the evidence for a class lies; by default for its own answer.
+
+        >>> cats.explain("a.jpg").heat.shape                      # doctest: +SKIP
+        (7, 7)
+
+        Raises:
+            UnreadablePicture. NotExplainable: hidden layers precede the backbone's answer.
+            ValueError: there is no class of that name.
+        """
+        if label is not None and label not in self.classes:
+            raise ValueError(f"There is no class {label!r}; there are {', '.join(self.classes)}.")
+        pixels = read_pixels(picture, self.manifest.preprocessing)
+        (maps,) = self.explainer.maps([pixels])
+        logits = self.explainer.logits(maps)
+        row = int(logits.argmax()) if label is None else self.classes.index(label)
+        return Explanation(
+            path=str(picture),
+            label=self.classes[row],
+            confidence=float(self.probabilities(logits[None])[0, row]),
+            heat=self.explainer.heat(maps, row),
+            bias=float(self.explainer.bias[row]),
+        )
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What draws class activation maps from this classifier's own graph.
+
+        Raises:
+            NotExplainable.
+        """
+        return Explainer(
+            self._bundle.graph,
+            self.manifest.backbone,
+            bool(self.manifest.recipe.get("flip_at_test", False)),
+            self._precision,
+        )
 
     def logits(self, paths: Sequence[str]) -> Iterator[NDArray[np.float32] | UnreadablePicture]:
         """Yield (K,) logits of each picture file in order, or why it could not be read."""

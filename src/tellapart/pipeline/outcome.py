@@ -16,22 +16,25 @@ from numpy.typing import NDArray
 from tellapart.bundle.manifest import Calibration, Manifest
 from tellapart.data.catalog import SPLITS, Catalog
 from tellapart.data.inspection import Finding, inspect_files
-from tellapart.data.pixels import read_file, thumbnail
-from tellapart.errors import UnreadablePicture
 from tellapart.evaluation import report as reports
 from tellapart.evaluation.calibration import Reliability, fit_temperature, reliability, softmax
 from tellapart.evaluation.curves import CurvePoint
 from tellapart.evaluation.decision import Decisions, Rules, decide, fit_rules, in_words
 from tellapart.evaluation.familiarity import Familiar, fit_familiar, held_out_similarity
 from tellapart.evaluation.scores import Scores, score
+from tellapart.pipeline.gallery import (
+    Judged,
+    gather_suspects,
+    labels_in_words,
+    open_maps,
+    with_pictures,
+)
 from tellapart.pipeline.inputs import report_path
 from tellapart.training.history import PhaseRecord
 from tellapart.training.phases import Learned, Material
 from tellapart.training.probe import assign_folds
 
 Floats = NDArray[np.float32]
-
-THUMBNAIL_PX = 256
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,13 @@ class Judgement:
     scored_split: str | None
     scored: NDArray[np.bool_]
     scores: Scores | None
+
+    @property
+    def reliability(self) -> tuple[Reliability, Reliability] | None:
+        """Reliability without and with the temperature, where both are known."""
+        if self.before is None or self.after is None:
+            return None
+        return self.before, self.after
 
     def probabilities(self, features: NDArray[np.float16]) -> Floats:
         """Turn (N, D) features into calibrated probabilities (N, K)."""
@@ -264,47 +274,62 @@ def fingerprint(catalog: Catalog) -> str:
 
 
 def make_report(
-    result: TrainResult, manifest: Manifest, material: Material, judgement: Judgement
+    result: TrainResult, manifest: Manifest, material: Material, judgement: Judgement, graph: bytes
 ) -> str:
-    """Draw the page that shows how the training went."""
+    """Draw the page that shows how the training went. graph: the finished one, with its head."""
     catalog, probe = material.catalog, judgement.learned.probe
-    calibration = None
-    if judgement.before is not None and judgement.after is not None:
-        where = "out-of-fold training" if judgement.fitted_on == "out-of-fold" else "valid"
-        calibration = reports.Calibration(
-            judgement.temperature,
-            judgement.before.error,
-            judgement.after.error,
-            f"{judgement.scored_split or where} pictures",
-        )
-    return reports.render(
-        reports.Report(
-            title=catalog.root.resolve().name,
-            made_on=manifest.made_on,
-            summary=result.summary,
-            classes=catalog.classes,
-            counts={split: tuple(n) for split, n in catalog.counts().items()},
-            scores=result.scores,
-            scored_split=result.scored_split,
-            findings=result.findings,
-            mistakes=_mistakes(catalog, judgement),
-            probe_path=tuple(
-                reports.ProbePoint(point.l2, point.log_loss, point.accuracy, point.chosen)
-                for point in (probe.path if probe else ())
-            ),
-            phases=_phase_rows(result),
-            curves=_curves(material),
-            calibration=calibration,
-            speed_s=result.seconds,
-            pictures_per_s=result.pictures_per_s,
-            facts={
-                "Backbone": f"{manifest.backbone} ({manifest.weights_origin})",
-                "Licence of the weights": manifest.backbone_licence,
-                "Device": f"{result.device}, {manifest.runtime}",
-                "Recipe": result.recipe,
-                "Versions": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
-            },
-        )
+    judged = _judged(catalog, judgement)
+    suspects, n_suspects = _suspects(catalog, judgement)
+    page = reports.Report(
+        title=catalog.root.resolve().name,
+        made_on=manifest.made_on,
+        summary=(*result.summary, *labels_in_words(n_suspects)),
+        classes=catalog.classes,
+        counts={split: tuple(n) for split, n in catalog.counts().items()},
+        scores=result.scores,
+        scored_split=result.scored_split,
+        findings=result.findings,
+        probe_path=tuple(
+            reports.ProbePoint(point.l2, point.log_loss, point.accuracy, point.chosen)
+            for point in (probe.path if probe else ())
+        ),
+        phases=_phase_rows(result),
+        curves=_curves(material),
+        calibration=_calibration(judgement),
+        speed_s=result.seconds,
+        pictures_per_s=result.pictures_per_s,
+        facts=made_with(manifest) | {"Device": f"{result.device}, {manifest.runtime}"},
+        suspects=suspects,
+        n_suspects=n_suspects,
+        reliability=judgement.reliability,
+    )
+    if judged is not None:
+        flip = material.recipe.flip_at_test
+        maps = open_maps(graph, manifest.backbone, flip, manifest.preprocessing)
+        page = with_pictures(page, judged, maps, judgement.rules)
+    return reports.render(page)
+
+
+def made_with(manifest: Manifest) -> dict[str, str]:
+    """Return what a classifier was made with, as the report lists it."""
+    return {
+        "Backbone": f"{manifest.backbone} ({manifest.weights_origin})",
+        "Licence of the weights": manifest.backbone_licence,
+        "Recipe": str(manifest.recipe.get("name", "unknown")),
+        "Versions": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
+    }
+
+
+def _calibration(judgement: Judgement) -> reports.Calibration | None:
+    if judgement.reliability is None:
+        return None
+    before, after = judgement.reliability
+    where = "out-of-fold training" if judgement.fitted_on == "out-of-fold" else "valid"
+    return reports.Calibration(
+        judgement.temperature,
+        before.error,
+        after.error,
+        f"{judgement.scored_split or where} pictures",
     )
 
 
@@ -330,23 +355,35 @@ def _curves(material: Material) -> tuple[CurvePoint, ...]:
     )
 
 
-def _mistakes(catalog: Catalog, judgement: Judgement) -> tuple[reports.Mistake, ...]:
+def _judged(catalog: Catalog, judgement: Judgement) -> Judged | None:
     rows = np.flatnonzero(judgement.scored)
     if not len(rows):
-        return ()
+        return None
+    features = judgement.features[rows]
+    probs = judgement.probabilities(features)
+    return Judged(
+        paths=[str(path) for path in catalog.paths[rows]],
+        labels=catalog.labels[rows],
+        probs=probs,
+        classes=catalog.classes,
+        decisions=judgement.decide(features, probs),
+        root=catalog.root,
+    )
+
+
+def _suspects(catalog: Catalog, judgement: Judgement) -> tuple[tuple[reports.Suspect, ...], int]:
+    """Look for wrong labels among all pictures that were judged by what did not learn from them."""
+    rows = np.flatnonzero(judgement.scored)
     probs = judgement.probabilities(judgement.features[rows])
-    mistakes = []
-    for worst in reports.worst_mistakes(probs, catalog.labels[rows]):
-        path = str(catalog.paths[rows[worst]])
-        try:
-            small = thumbnail(read_file(path), THUMBNAIL_PX)
-        except UnreadablePicture:
-            # Taken away while the run went on.
-            continue
-        actual = catalog.classes[catalog.labels[rows[worst]]]
-        predicted = catalog.classes[int(probs[worst].argmax())]
-        mistakes.append(reports.Mistake(path, actual, predicted, float(probs[worst].max()), small))
-    return tuple(mistakes)
+    probe = judgement.learned.probe
+    if probe is not None:
+        rows = np.concatenate([rows, np.flatnonzero(judgement.learned.taught)])
+        out_of_fold = softmax(probe.out_of_fold_logits, judgement.temperature)
+        probs = np.concatenate([probs, out_of_fold])
+    paths, splits = catalog.paths[rows].tolist(), catalog.splits[rows].tolist()
+    return gather_suspects(
+        paths, splits, catalog.labels[rows], probs, catalog.classes, catalog.root
+    )
 
 
 def _summary(material: Material, judgement: Judgement) -> tuple[str, ...]:

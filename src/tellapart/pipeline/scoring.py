@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.catalog import SPLITS, scan
-from tellapart.errors import ClassMismatch, NoReadablePicture, UnreadablePicture
+from tellapart.data.catalog import SPLITS, Catalog, scan
+from tellapart.data.inspection import inspect_files
+from tellapart.errors import (
+    ClassMismatch,
+    NoReadablePicture,
+    NotExplainable,
+    UnreadablePicture,
+)
+from tellapart.evaluation import report as reports
+from tellapart.evaluation.calibration import reliability, softmax
 from tellapart.evaluation.decision import Decisions, Rules, covered, mean_set_size
 from tellapart.evaluation.scores import Interval, Scores, interval, score
+from tellapart.files import check_writable, write_atomically
 from tellapart.inference.classifier import Classifier
-from tellapart.pipeline.outcome import listed
+from tellapart.pipeline.gallery import (
+    Judged,
+    Maps,
+    gather_suspects,
+    labels_in_words,
+    with_pictures,
+)
+from tellapart.pipeline.outcome import listed, made_with
 from tellapart.progress import Progress
 
 
@@ -82,9 +101,10 @@ class Evaluation:
 class Labelled:
     """Labelled pictures of classes that are known: `actual` (N,) are their names.
 
-    unknown_classes: what else was there, n_unknown pictures of it.
+    unknown_classes: what else was there, n_unknown pictures of it. catalog: with these, too.
     """
 
+    catalog: Catalog
     paths: list[str]
     actual: NDArray[np.str_]
     split: str | None
@@ -93,24 +113,34 @@ class Labelled:
 
 
 def evaluate(
-    classifier: Classifier, data: str | Path, progress: Progress | None = None
+    classifier: Classifier,
+    data: str | Path,
+    progress: Progress | None = None,
+    report: str | Path | None = None,
 ) -> Evaluation:
     """Score a classifier on labelled pictures; classes are matched by name.
 
     data: a folder of class folders; where it holds splits, the last of test, valid, train that
         is there. Pictures of classes that the classifier does not know are counted, not scored.
+    report: an HTML file to write, where one is wanted.
 
     Raises:
         ClassMismatch: no class in common. NoReadablePicture: nothing left to score.
+        DiskFull, NotWritable: the report's place, found out before pictures are looked at.
     """
     progress = progress or Progress()
+    if report is not None:
+        check_writable(Path(report))
     found = find_labelled(data, classifier.classes, progress)
+    start = time.monotonic()
     read, features = look(classifier, found.paths, data, progress)
+    seconds = {"looking at pictures": time.monotonic() - start}
     place = {name: label for label, name in enumerate(classifier.classes)}
     labels = np.array([place[str(name)] for name in found.actual[read]], dtype=np.int64)
-    probs = classifier.probabilities(classifier.head(features))
+    logits = classifier.head(features)
+    probs = classifier.probabilities(logits)
     decisions = classifier.decide(features, probs)
-    return Evaluation(
+    result = Evaluation(
         scores=score(probs, labels, classifier.classes),
         answered=_answered(probs.argmax(axis=1) == labels, decisions, classifier.rules),
         candidates=_candidates(labels, decisions, classifier.rules),
@@ -119,6 +149,74 @@ def evaluate(
         n_unreadable=int((~read).sum()),
         split=found.split,
     )
+    if report is not None:
+        paths = [path for path, there in zip(found.paths, read, strict=True) if there]
+        root = found.catalog.root
+        judged = Judged(paths, labels, probs, classifier.classes, decisions, root)
+        page = evaluation_page(classifier, result, judged, logits, found.catalog, seconds)
+        write_atomically(Path(report), page)
+    return result
+
+
+def evaluation_page(
+    classifier: Classifier,
+    result: Evaluation,
+    judged: Judged,
+    logits: NDArray[np.float32],
+    catalog: Catalog,
+    seconds: Mapping[str, float],
+) -> str:
+    """Draw the page that shows how a classifier did. logits: (N, K) of the judged pictures."""
+    scores, manifest = result.scores, classifier.manifest
+    where = f"{result.split} pictures" if result.split else "pictures"
+    splits = [result.split or ""] * scores.n
+    suspects, n_suspects = gather_suspects(
+        judged.paths, splits, judged.labels, judged.probs, judged.classes, judged.root
+    )
+    before, after = (reliability(p, judged.labels) for p in (softmax(logits), judged.probs))
+    page = reports.Report(
+        title=catalog.root.resolve().name,
+        made_on=datetime.now(UTC).isoformat(timespec="seconds"),
+        summary=_summary(result, n_suspects),
+        classes=scores.classes,
+        counts={result.split or "pictures": tuple(int(row.n) for row in scores.per_class)},
+        scores=scores,
+        scored_split=result.split,
+        findings=inspect_files(catalog),
+        calibration=reports.Calibration(
+            manifest.calibration.temperature, before.error, after.error, where
+        ),
+        speed_s=seconds,
+        pictures_per_s=len(catalog) / max(sum(seconds.values()), 1e-9),
+        facts=made_with(manifest) | {"Classifier": f"made on {manifest.made_on}"},
+        suspects=suspects,
+        n_suspects=n_suspects,
+        reliability=(before, after),
+    )
+    maps = Maps(None, manifest.preprocessing)
+    with suppress(NotExplainable):
+        maps = Maps(classifier.explainer, manifest.preprocessing)
+    return reports.render(with_pictures(page, judged, maps, classifier.rules))
+
+
+def _summary(result: Evaluation, n_suspects: int) -> tuple[str, ...]:
+    """Say in words how the classifier did."""
+    scores, reached = result.scores, result.scores.accuracy
+    wrong = scores.n - int(scores.confusion.trace())
+    lines = [
+        f"Right on {reports.percent(reached.value)} of {scores.n} pictures ({wrong} wrong); "
+        f"between {reports.percent(reached.low)} and {reports.percent(reached.high)} can be "
+        f"expected on pictures like these."
+    ]
+    if result.unknown_classes:
+        lines.append(
+            f"Not scored: {result.n_unknown} pictures of classes it does not know: "
+            f"{listed(result.unknown_classes)}."
+        )
+    if result.n_unreadable:
+        lines.append(f"Set aside: {result.n_unreadable} files that are no readable pictures.")
+    lines += labels_in_words(n_suspects)
+    return tuple(lines)
 
 
 def find_labelled(data: str | Path, known: Sequence[str], progress: Progress) -> Labelled:
@@ -140,7 +238,8 @@ def find_labelled(data: str | Path, known: Sequence[str], progress: Progress) ->
         )
     actual = np.array(catalog.classes)[catalog.labels]
     keep = ~np.isin(actual, unknown)
-    return Labelled(catalog.paths[keep].tolist(), actual[keep], split, unknown, int((~keep).sum()))
+    paths, n_unknown = catalog.paths[keep].tolist(), int((~keep).sum())
+    return Labelled(catalog, paths, actual[keep], split, unknown, n_unknown)
 
 
 def look(

@@ -382,7 +382,7 @@ def _write(result: TrainResult, material: Material, judgement: Judgement, stand:
     graph = with_head(body, learned.weight, learned.bias)
     _check_graph(graph, material, judgement)
     manifest = make_manifest(result, material, judgement)
-    page = make_report(result, manifest, material, judgement)
+    page = make_report(result, manifest, material, judgement, graph)
     catalog = material.catalog
     kept = KeptFeatures(judgement.features, catalog.labels, catalog.digests, catalog.splits)
     head = stand.frozen.backbone.head
