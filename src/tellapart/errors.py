@@ -25,6 +25,11 @@
     ├── CannotResume             62   no interrupted run, or one of another recipe or data
     ├── MissingExtra             40   something that `pip install tellapart[train]` brings
     ├── DeviceNotAvailable       41   asked for cuda or mps on a machine without
+    ├── BadTable                 75   a table without a column of paths, or that cannot be read
+    ├── OutputExists             76   results lie there already, or belong to something else
+    ├── SortRefused              77   a gallery or a target folder that cannot be sorted like this
+    ├── NotAllMoved              78   some files could not be moved, or not be brought back
+    ├── NothingToUndo            79   no journal of a sort lies there, or it cannot be read
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
 
 Exit code 1 is an error nobody foresaw, 2 a wrong command line, 130 Ctrl-C.
@@ -181,3 +186,33 @@ class UnreadablePicture(TellapartError):
     """A file is not a picture that can be read whole; the message says what it is instead."""
 
     exit_code = 50
+
+
+class BadTable(TellapartError):
+    """A table of paths cannot be read, or does not say which column holds them."""
+
+    exit_code = 75
+
+
+class OutputExists(TellapartError):
+    """Results lie where others were to be written, or do not go with what is to be added."""
+
+    exit_code = 76
+
+
+class SortRefused(TellapartError):
+    """A gallery and a folder to sort it into that do not go together."""
+
+    exit_code = 77
+
+
+class NotAllMoved(TellapartError):
+    """Some files stayed where they were, because of the reasons told beside them."""
+
+    exit_code = 78
+
+
+class NothingToUndo(TellapartError):
+    """No journal of a sort lies in the folder, or it cannot be read."""
+
+    exit_code = 79
