@@ -118,11 +118,10 @@ def test_relative_paths_of_a_table_start_where_its_first_file_lies(
 def test_parquet_tables_are_read_in_pieces(tmp_path: Path) -> None:
     """A column of paths, also one that --column names."""
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     table = tmp_path / "x.parquet"
     names = [f"/p/{n}.jpg" for n in range(10_000)]
-    pyarrow.parquet.write_table(pyarrow.table({"id": range(10_000), "where": names}), table)
+    parquet.write_table(pyarrow.table({"id": range(10_000), "where": names}), table)
     assert list(table_paths(str(table), "where")) == names
     with pytest.raises(BadTable) as refused:
         expand([str(table)])
@@ -139,7 +138,7 @@ def test_tables_that_do_not_say_where_the_paths_are(tmp_path: Path) -> None:
     """Two candidates, a column that is not there, nothing at all, or another encoding."""
     table = tmp_path / "x.csv"
     table.write_text("path,file\na,b\n")
-    with pytest.raises(BadTable, match="'path', 'file'. Expected one column of paths"):
+    with pytest.raises(BadTable, match=r"'path', 'file'\. Expected one column of paths"):
         expand([str(table)])
     with pytest.raises(BadTable, match="Expected a column 'photo'"):
         list(Inputs([str(table)], "photo"))
