@@ -254,7 +254,7 @@ def test_a_sorted_folder_inside_the_gallery_is_left_out(gallery: Path) -> None:
     (gallery / "link").symlink_to("sorted")
     found, aside = find_gallery(gallery, gallery / "sorted")
     assert found == [str(gallery / "a.jpg")]
-    assert [Path(one.path).name for one in aside] == [".hidden"]
+    assert [Path(one.path).name for one in aside] == [".hidden", "sorted"]
     plan = plan_sort([Verdict(found[0], "cat")], gallery, gallery / "sorted")
     assert plan.notes == ("sorted lies in the gallery: what is in it was left out.",)
 
