@@ -25,6 +25,8 @@
     ├── CannotResume             62   no interrupted run, or one of another recipe or data
     ├── MissingExtra             40   something that `pip install tellapart[train]` brings
     ├── DeviceNotAvailable       41   asked for cuda or mps on a machine without
+    ├── BelowMinimum             70   evaluate --min: a score is below what was asked for
+    ├── UnknownScore             71   evaluate --min: no score has that name
     ├── BadTable                 75   a table without a column of paths, or that cannot be read
     ├── OutputExists             76   results lie there already, or belong to something else
     ├── SortRefused              77   a gallery or a target folder that cannot be sorted like this
@@ -186,6 +188,18 @@ class UnreadablePicture(TellapartError):
     """A file is not a picture that can be read whole; the message says what it is instead."""
 
     exit_code = 50
+
+
+class BelowMinimum(TellapartError):
+    """A classifier's score is below the minimum it was held to."""
+
+    exit_code = 70
+
+
+class UnknownScore(TellapartError):
+    """No score has the name that a minimum was given for."""
+
+    exit_code = 71
 
 
 class BadTable(TellapartError):

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tellapart.cli import stock, training, using
+from tellapart.cli import judging, sorting, stock, training, using
 from tellapart.errors import TellapartError
 
 
@@ -48,11 +48,15 @@ for command in (
     training.train,
     using.predict,
     using.evaluate,
+    judging.compare,
+    judging.accept,
     training.find_lr,
     training.show,
     training.demo,
     stock.runs,
     stock.cache,
+    sorting.sort,
+    sorting.undo,
 ):
     app.command()(command)
 app.add_typer(stock.backbones)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
@@ -19,6 +19,7 @@ from tellapart.bundle.manifest import Manifest
 from tellapart.data.pixels import Pixels, decode_with_names, read_pixels
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.calibration import softmax
+from tellapart.evaluation.decision import Decisions, decide, reason, with_accept
 
 # Below this many pictures one at a time is sooner done than a compiled stream of batches.
 FEW = 24
@@ -32,6 +33,8 @@ _FLUSH_ERRORS = 512
 class Prediction:
     """The answer for one picture.
 
+    `label` is the most probable class, also of a picture that is `unsure`: `reason` then says
+    why. `candidates` are the classes that stay possible, the most probable first: one or more.
     `top` holds (class, probability) pairs, the most probable first. A picture that could not be
     read has `error` set and no label.
     """
@@ -41,6 +44,9 @@ class Prediction:
     confidence: float | None
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    unsure: bool = False
+    candidates: tuple[str, ...] = ()
+    reason: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON types, keys as documented for `predict --json`."""
@@ -50,6 +56,9 @@ class Prediction:
             "confidence": self.confidence,
             "top": [{"label": label, "confidence": value} for label, value in self.top],
             "error": self.error,
+            "unsure": self.unsure,
+            "candidates": list(self.candidates),
+            "reason": self.reason,
         }
 
 
@@ -61,20 +70,28 @@ class Classifier:
     'cat'
     """
 
-    def __init__(self, bundle: Bundle, precision: Precision | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, precision: Precision | None = None, accept: float | None = None
+    ) -> None:
         self._bundle = bundle
         self._precision = precision
+        rules = bundle.manifest.calibration.rules
+        self.rules = rules if accept is None else with_accept(rules, accept)
 
     @classmethod
-    def load(cls, path: str | Path, precision: Precision | None = None) -> Classifier:
+    def load(
+        cls, path: str | Path, precision: Precision | None = None, accept: float | None = None
+    ) -> Classifier:
         """Open a .tellapart file.
 
         precision: "bf16" or "f32"; None takes what is fastest on this machine.
+        accept: the accuracy wanted among the pictures that are not called unsure; None: as set
+            in the file.
 
         Raises:
             BundleNotFound, BundleDamaged, BundleFromFuture.
         """
-        return cls(open_bundle(path), precision)
+        return cls(open_bundle(path), precision, accept)
 
     @property
     def manifest(self) -> Manifest:
@@ -104,20 +121,41 @@ class Classifier:
 
         ordered: False answers in the order in which files are read, so none waits for a slow one.
         """
-        for path, result in self._answers(paths, ordered):
+        for path, result in self._features(paths, ordered):
             if isinstance(result, UnreadablePicture):
                 yield Prediction(path, None, None, error=str(result))
             else:
-                yield self._prediction(path, self.probabilities(result[None])[0], top)
+                yield from self.answers([path], result[None], top)
+
+    def answers(
+        self, paths: Sequence[str], features: NDArray[np.float16], top: int = 5
+    ) -> list[Prediction]:
+        """Answer for pictures whose features (N, D) are known, in order."""
+        probs = self.probabilities(self.head(features))
+        decisions = self.decide(features, probs)
+        return [
+            self._prediction(path, probs, decisions, row, top) for row, path in enumerate(paths)
+        ]
+
+    def decide(self, features: NDArray[np.float16], probs: NDArray[np.float32]) -> Decisions:
+        """Decide about pictures of these features (N, D) and probabilities (N, K)."""
+        familiar = self._bundle.familiar
+        strangeness = None if familiar is None else familiar.strangeness(features, probs)
+        return decide(probs, strangeness, self.rules)
 
     def logits(self, paths: Iterable[str]) -> Iterator[NDArray[np.float32] | UnreadablePicture]:
         """Yield (K,) logits of each picture file in order, or why it could not be read."""
-        return (result for _, result in self._answers(paths))
+        for _, result in self._features(paths):
+            yield result if isinstance(result, UnreadablePicture) else self.head(result[None])[0]
 
-    def _answers(
+    def features(self, paths: Iterable[str]) -> Iterator[NDArray[np.float16] | UnreadablePicture]:
+        """Yield (D,) features of each picture file in order, or why it could not be read."""
+        return (result for _, result in self._features(paths))
+
+    def _features(
         self, paths: Iterable[str], ordered: bool = True
-    ) -> Iterator[tuple[str, NDArray[np.float32] | UnreadablePicture]]:
-        """Yield each path with its (K,) logits, or why it could not be read."""
+    ) -> Iterator[tuple[str, NDArray[np.float16] | UnreadablePicture]]:
+        """Yield each path with its (D,) features, or why it could not be read."""
         rest = iter(paths)
         first = list(islice(rest, FEW))
         read = partial(read_pixels, preprocessing=self.manifest.preprocessing)
@@ -143,7 +181,7 @@ class Classifier:
             runtime = self._few if len(first) < FEW else self._many
             for features in runtime.run(readable()):
                 yield from _errors_first(waiting)
-                yield waiting.popleft()[0], self.head(features[None])[0]
+                yield waiting.popleft()[0], features
             if not waiting:
                 return
             yield from _errors_first(waiting)
@@ -158,11 +196,22 @@ class Classifier:
         """Turn (N, K) logits into calibrated probabilities."""
         return softmax(logits, self.manifest.calibration.temperature)
 
-    def _prediction(self, path: str, probs: NDArray[np.float32], top: int) -> Prediction:
-        best = np.argsort(-probs, kind="stable")[:top]
-        pairs = tuple((self.classes[index], float(probs[index])) for index in best)
-        first = int(probs.argmax())
-        return Prediction(path, self.classes[first], float(probs[first]), pairs)
+    def _prediction(
+        self, path: str, probs: NDArray[np.float32], decisions: Decisions, row: int, top: int
+    ) -> Prediction:
+        order = decisions.order[row]
+        ranked = [(self.classes[place], float(probs[row, place])) for place in order[:top]]
+        confidence = float(probs[row, order[0]])
+        unsure = bool(decisions.unsure[row])
+        return Prediction(
+            path,
+            self.classes[order[0]],
+            confidence,
+            tuple(ranked),
+            unsure=unsure,
+            candidates=tuple(self.classes[place] for place in order[: decisions.n_candidates[row]]),
+            reason=reason(confidence, bool(decisions.strange[row]), self.rules) if unsure else None,
+        )
 
     @cached_property
     def _few(self) -> OpenVinoRuntime:

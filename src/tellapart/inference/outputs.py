@@ -20,7 +20,7 @@ from tellapart.files import output_error, replacing
 from tellapart.inference.classifier import Prediction
 from tellapart.inference.inputs import load_pyarrow
 
-CSV_COLUMNS = ("path", "label", "confidence", "error")
+CSV_COLUMNS = ("path", "label", "confidence", "error", "unsure")
 HEADER = (",".join(CSV_COLUMNS) + "\n").encode()
 JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 # A folder of parts may be named like one file, as other tools do.
@@ -110,7 +110,8 @@ def csv_line(cells: Iterable[Any]) -> str:
 def csv_cells(prediction: Prediction) -> list[str | None]:
     """Return an answer as the cells of CSV_COLUMNS."""
     confidence = "" if prediction.confidence is None else f"{prediction.confidence:.6f}"
-    return [prediction.path, prediction.label, confidence, prediction.error]
+    unsure = "" if prediction.error else str(prediction.unsure).lower()
+    return [prediction.path, prediction.label, confidence, prediction.error, unsure]
 
 
 class _Lines:
@@ -246,6 +247,9 @@ def _schema(arrow: Any) -> Any:
             ("confidence", number),
             ("top", arrow.list_(pair)),
             ("error", text),
+            ("unsure", arrow.bool_()),
+            ("candidates", arrow.list_(text)),
+            ("reason", text),
         ]
     )
 
