@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -103,7 +103,8 @@ def undo(into: str | Path, progress: Progress | None = None) -> Outcome:
     """Take back the last sort into a folder: files, folders and their times are as before.
 
     What was changed, moved or put in the way since then is left as it is and told in `left`; the
-    journal then stays, and `undo` can be repeated. It may itself be stopped at any moment.
+    journal then stays, and `undo` can be repeated. It may itself be stopped at any moment; only a
+    kill while the emptied folder vanishes, its very last act, costs the time of the folder above.
 
     Raises:
         NothingToUndo: there is no journal, or it cannot be read.
@@ -111,18 +112,18 @@ def undo(into: str | Path, progress: Progress | None = None) -> Outcome:
     progress = progress or Progress("quiet")
     into = Path(into).absolute()
     journals = _journals(into)
-    if not journals:
+    if not journals and not (into / JOURNALS).is_dir():
         raise NothingToUndo(
             f"There is no journal of a sort in {into}. Expected the folder that was given to "
             f"`tellapart sort … --into`. Nothing was changed. Check the path."
         )
-    lines = _read(journals[-1])
-    outcome = Outcome(n_earlier=len(journals) - 1)
-    if lines:
-        _Undoing(into, lines, outcome, progress).run(journals[-1])
+    last = journals[-1] if journals else into / JOURNALS / "none"
+    outcome = Outcome(n_earlier=max(0, len(journals) - 1))
+    if lines := _read(last) if journals else []:
+        _Undoing(into, lines, outcome, progress).run(last)
     else:
-        # Killed before the first line was whole: nothing had been done yet.
-        _forget(journals[-1], into, made=True)
+        # Killed before the first line was whole, or when the last undo was about to end.
+        _forget(last, into, made=True)
     return outcome
 
 
@@ -143,14 +144,19 @@ class _Journal:
         into = plan.into
         head, lines = _before(plan)
         try:
-            into.mkdir(exist_ok=True)
-            (into / JOURNALS).mkdir(exist_ok=True)
+            # Until the journal knows their times, a kill must not lose them.
+            if head["made"]:
+                with _same_times(into.parent):
+                    into.mkdir()
+            with _same_times(into):
+                (into / JOURNALS).mkdir(exist_ok=True)
             last = _journals(into)
             number = int(last[-1].stem.partition("-")[2]) + 1 if last else 1
             path = into / JOURNALS / f"sort-{number:04d}.jsonl"
             self._file: BinaryIO = path.open("xb", buffering=0)
             self._path, self._run = path, head["run"]
             self.write([head])
+            os.utime(into.parent if head["made"] else into)
             _sync_folder(path.parent)
             _sync_folder(into)
             self.write(lines)
@@ -328,11 +334,13 @@ class _Undoing:
             if "times" in line:
                 root = self._gallery if line["at"] == "gallery" else self._into
                 _restore_times(root / line["times"], line)
-        if not self._outcome.left:
-            _forget(journal, self._into, self._head["made"])
+        # Before the journal goes: a kill after that finds their times right, and keeps them.
         if self._head["folder"]:
             _restore_times(self._into, self._head["folder"])
-        _restore_times(self._into.parent, self._head["parent"])
+        made = self._head["made"]
+        _restore_times(self._into.parent, self._head["parent"], self._into.name if made else "")
+        if not self._outcome.left:
+            _forget(journal, self._into, made)
 
     def _bring_back(self, job: Line, number: int) -> str | None:
         """Move one file back; say why not, or None."""
@@ -430,23 +438,36 @@ def _read(journal: Path) -> list[Line]:
 
 
 def _forget(journal: Path, into: Path, made: bool) -> None:
-    """Remove a journal that is done with, and the folders that held it where they are empty."""
-    journal.unlink()
+    """Remove a journal that is done with, and the folders that held it where they are empty.
+
+    The times of those around stay as they are.
+    """
+    journal.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # Not empty: earlier journals, or somebody's files.
-        journal.parent.rmdir()
+        with _same_times(into):
+            journal.parent.rmdir()
         if made:
-            into.rmdir()
+            with _same_times(into.parent):
+                into.rmdir()
 
 
-def _restore_times(folder: Path, line: Line) -> None:
+@contextlib.contextmanager
+def _same_times(folder: Path) -> Iterator[None]:
+    facts = folder.stat()
+    yield
+    os.utime(folder, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def _restore_times(folder: Path, line: Line, without: str = "") -> None:
     """Give a folder its times back, if it holds what it held: else they tell something new."""
     with contextlib.suppress(OSError):
-        if _hash_of_names(folder) == line["names"]:
+        if _hash_of_names(folder, without) == line["names"]:
             os.utime(folder, ns=(line["atime_ns"], line["mtime_ns"]))
 
 
-def _hash_of_names(folder: Path) -> str:
-    names = sorted(os.fsencode(name) for name in os.listdir(folder) if name != JOURNALS)
+def _hash_of_names(folder: Path, without: str = "") -> str:
+    left_out = (JOURNALS, without)
+    names = sorted(os.fsencode(name) for name in os.listdir(folder) if name not in left_out)
     return hashlib.blake2b(b"\0".join(names), digest_size=16).hexdigest()
 
 
