@@ -395,12 +395,12 @@ def test_predict_in_words(command: Command, format_1: Path, colours: Path) -> No
 def test_predict_as_a_table(
     command: Command, format_1: Path, colours: Path, tmp_path: Path
 ) -> None:
-    """--csv: four columns, quoted where a path needs it."""
+    """--csv: five columns, quoted where a path needs it."""
     odd = tmp_path / 'a, "b"\n.png'
     shutil.copy(colours / "red.png", odd)
     ended = command("predict", format_1, odd, colours / "none.png", "--csv")
     rows = list(csv.reader(io.StringIO(ended.out)))
-    assert rows[0] == ["path", "label", "confidence", "error"]
+    assert rows[0] == ["path", "label", "confidence", "error", "unsure"]
     assert rows[1][:2] == [str(odd), "red"]
     assert float(rows[1][2]) == pytest.approx(0.9004, abs=1e-3)
     assert rows[1][3] == ""
@@ -409,6 +409,7 @@ def test_predict_as_a_table(
         "",
         "",
         "cannot be opened (No such file or directory)",
+        "",
     ]
 
 

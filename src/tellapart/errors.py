@@ -28,6 +28,11 @@
     ├── BelowMinimum             70   evaluate --min: a score is below what was asked for
     ├── UnknownScore             71   evaluate --min: no score has that name
     ├── NotExplainable           73   a backbone with hidden layers before its answer
+    ├── BadTable                 75   a table without a column of paths, or that cannot be read
+    ├── OutputExists             76   results lie there already, or belong to something else
+    ├── SortRefused              77   a gallery or a target folder that cannot be sorted like this
+    ├── NotAllMoved              78   some files could not be moved, or not be brought back
+    ├── NothingToUndo            79   no journal of a sort lies there, or it cannot be read
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
 
 Exit code 1 is an error nobody foresaw, 2 a wrong command line, 130 Ctrl-C.
@@ -202,3 +207,33 @@ class NotExplainable(TellapartError):
     """There is no exact map of why this classifier answers as it does."""
 
     exit_code = 73
+
+
+class BadTable(TellapartError):
+    """A table of paths cannot be read, or does not say which column holds them."""
+
+    exit_code = 75
+
+
+class OutputExists(TellapartError):
+    """Results lie where others were to be written, or do not go with what is to be added."""
+
+    exit_code = 76
+
+
+class SortRefused(TellapartError):
+    """A gallery and a folder to sort it into that do not go together."""
+
+    exit_code = 77
+
+
+class NotAllMoved(TellapartError):
+    """Some files stayed where they were, because of the reasons told beside them."""
+
+    exit_code = 78
+
+
+class NothingToUndo(TellapartError):
+    """No journal of a sort lies in the folder, or it cannot be read."""
+
+    exit_code = 79

@@ -30,6 +30,11 @@ class Progress:
     level: Literal["quiet", "normal", "verbose"] = "normal"
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def shows_bars(self) -> bool:
+        """Whether anybody looks at bars, so that counting for their sake is worth it."""
+        return self.level != "quiet" and sys.stderr.isatty()
+
     def say(self, text: str) -> None:
         """Tell one line, unless quiet."""
         if self.level != "quiet":
@@ -57,7 +62,7 @@ class Progress:
 
         Yields a function to call with the number of units just done.
         """
-        if self.level == "quiet" or not sys.stderr.isatty():
+        if not self.shows_bars:
             yield lambda _: None
             return
         bar = _LateBar(what, total, unit)

@@ -21,7 +21,8 @@ from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.bundle.bundle import open_bundle
 from tellapart.data.pixels import evaluation_pixels, read_file
 from tellapart.errors import BundleDamaged, UnreadablePicture
-from tellapart.inference.classifier import FEW, Classifier, expand
+from tellapart.inference.classifier import FEW, Classifier
+from tellapart.inference.inputs import expand
 
 FORMAT_1 = Path(__file__).parents[1] / "bundle" / "formats" / "format_1.tellapart"
 NAMES = ("blue", "green", "red", "grey", "mixed")

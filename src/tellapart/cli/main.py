@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tellapart.cli import judging, stock, training, using
+from tellapart.cli import judging, sorting, stock, training, using
 from tellapart.errors import TellapartError
 
 
@@ -55,6 +55,8 @@ for command in (
     training.demo,
     stock.runs,
     stock.cache,
+    sorting.sort,
+    sorting.undo,
 ):
     app.command()(command)
 app.add_typer(stock.backbones)

@@ -26,22 +26,43 @@ from tellapart.errors import NoReadablePicture
 
 if TYPE_CHECKING:
     from tellapart.inference.classifier import Classifier, Prediction
+    from tellapart.inference.inputs import Inputs
     from tellapart.pipeline import Evaluation
+    from tellapart.progress import Progress
 
 
 def predict(
     model: Model,
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders or glob patterns.")],
+    pictures: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders, glob patterns, tables (.csv, .tsv, .parquet) that name files, "
+            "or - for a list on standard input."
+        ),
+    ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show a picture.")] = 5,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a picture, nothing else.")
     ] = False,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print path, label, confidence and error as CSV.")
+        bool, typer.Option("--csv", help="Print path, label, confidence, error and unsure as CSV.")
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write to this .csv or .jsonl file, or folder of Parquet parts."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --out: skip what it holds already.")
+    ] = False,
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="Answer what is read first; wait for no slow file.")
+    ] = False,
+    column: Annotated[
+        str | None, typer.Option(help="The tables' column of paths, if its name does not tell.")
+    ] = None,
     accept: Accept = None,
     show: Annotated[
         Path | None,
@@ -55,31 +76,89 @@ def predict(
     ] = None,
 ) -> None:
     """Say what is on pictures, with calibrated confidence."""
-    from tellapart.inference.classifier import Classifier, expand
+    from tellapart.inference.classifier import Classifier
+    from tellapart.inference.inputs import Inputs
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other.")
+    if as_csv and out:
+        raise typer.BadParameter("--csv and --out exclude each other: name --out something.csv.")
+    if resume and not out:
+        raise typer.BadParameter("--resume goes on with an output: name it with --out.")
+    if out and (show or explain):
+        raise typer.BadParameter("--show and --explain draw what is printed: leave --out away.")
     classifier = Classifier.load(model, accept=accept)
-    paths = expand(pictures)
-    if not paths:
+    inputs = Inputs(pictures, column)
+    progress = open_progress(quiet, verbose)
+    if out:
+        n, failed = _predict_into(
+            classifier, inputs, out, resume, top, not unordered, as_json, progress
+        )
+    else:
+        draw = _drawer(classifier, pictures, show, explain)
+        print_one = _json_line if as_json else _csv_writer() if as_csv else _text_lines
+        n = failed = 0
+        total = inputs.count() if progress.shows_bars else None
+        with progress.bar("Predicting", total, "pictures") as advance:
+            for prediction in classifier.stream(inputs, top, not unordered):
+                print_one(prediction)
+                draw(prediction)
+                n += 1
+                failed += prediction.error is not None
+                advance(1)
+    for one in inputs.set_aside:
+        tell = progress.detail if one.reason.startswith("hidden") else progress.say
+        tell(f"Not entered: {one.path} {one.reason}.")
+    if not n:
         raise NoReadablePicture(
             f"There are no pictures below {', '.join(pictures)}. Expected files, folders that hold "
             f"pictures, or patterns that match some. Nothing was predicted. Check the path."
         )
-    draw = _drawer(classifier, pictures, show, explain)
-    print_one = _json_line if as_json else _csv_writer() if as_csv else _text_lines
-    failed = 0
-    with open_progress(quiet, verbose).bar("Predicting", len(paths), "pictures") as advance:
-        for prediction in classifier.stream(paths, top):
-            print_one(prediction)
-            draw(prediction)
-            failed += prediction.error is not None
-            advance(1)
-    if failed == len(paths):
+    if failed == n:
         raise NoReadablePicture(
-            f"None of the {len(paths)} pictures could be read. Expected picture files, folders "
+            f"None of the {n} pictures could be read. Expected picture files, folders "
             f"or patterns; the reason for each stands beside it. Check the paths and the files."
         )
+
+
+def _predict_into(
+    classifier: Classifier,
+    inputs: Inputs,
+    out: Path,
+    resume: bool,
+    top: int,
+    ordered: bool,
+    as_json: bool,
+    progress: Progress,
+) -> tuple[int, int]:
+    """Predict into a file or folder and tell what was done; return answers and errors."""
+    from tellapart.inference.batch import Tally, predict_into
+    from tellapart.inference.outputs import open_output
+
+    output = open_output(out, classifier.classes, resume)
+    total = inputs.count() if progress.shows_bars else None
+    tally = Tally()
+    try:
+        predict_into(
+            classifier,
+            inputs,
+            output,
+            top=top,
+            ordered=ordered,
+            total=total,
+            progress=progress,
+            tally=tally,
+        )
+    except KeyboardInterrupt:
+        progress.say(f"{out} holds {tally.n + tally.n_held} whole answers; --resume adds the rest.")
+        raise
+    if as_json:
+        print_json({"out": str(out)} | tally.as_dict())
+    else:
+        known = f", {tally.n_held} were there" if tally.n_held else ""
+        bad = f", {tally.n_unreadable} of them not readable" if tally.n_unreadable else ""
+        print(f"{out}: {tally.n} answers{bad}{known} ({tally.pictures_per_s:,.0f} pictures/s)")
+    return tally.n + tally.n_held, tally.n_unreadable
 
 
 def evaluate(
@@ -173,14 +252,14 @@ def _json_line(prediction: Prediction) -> None:
 
 
 def _csv_writer() -> Callable[[Prediction], None]:
-    import csv
+    from tellapart.inference.outputs import CSV_COLUMNS, csv_cells, csv_line
 
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "label", "confidence", "error"])
+    header = csv_line(CSV_COLUMNS)
 
     def write(prediction: Prediction) -> None:
-        confidence = "" if prediction.confidence is None else f"{prediction.confidence:.6f}"
-        writer.writerow([prediction.path, prediction.label, confidence, prediction.error])
+        nonlocal header
+        sys.stdout.write(header + csv_line(csv_cells(prediction)))
+        header = ""
 
     return write
 

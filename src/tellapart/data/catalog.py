@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -109,6 +109,7 @@ class _Found:
     files: list[tuple[str, str, str]] = field(default_factory=list)  # (class, path, split)
     set_aside: list[SetAside] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)  # what kind of file, how many
+    any_name: bool = False  # also names that cannot be written into a manifest
 
     def put_aside(self, path: str | Path, reason: str) -> None:
         self.set_aside.append(SetAside(str(path), reason))
@@ -143,6 +144,21 @@ def scan(root: str | Path, progress: Progress | None = None, min_classes: int = 
     else:
         _walk_classes(root, "", (), found)
     return _catalog(root, found, progress, min_classes)
+
+
+def walk(folder: str | Path, put_aside: Callable[[SetAside], None]) -> Iterator[str]:
+    """Yield the picture files below a folder, found as `scan` finds those of a class.
+
+    In a fixed order, one folder at a time. put_aside is told of folders and links not entered,
+    as they are met. Names that are no valid UTF-8 are yielded too: only training refuses them.
+    """
+    found = _Found(any_name=True)
+    for path in _pictures_below(Path(folder), (), found):
+        while found.set_aside:
+            put_aside(found.set_aside.pop(0))
+        yield path
+    for last in found.set_aside:
+        put_aside(last)
 
 
 def _catalog(root: Path, found: _Found, progress: Progress, min_classes: int) -> Catalog:
@@ -257,7 +273,9 @@ def _listed(folder: Path, found: _Found) -> tuple[list[Path], list[str]]:
                 found.put_aside(entry.path, "hidden or left behind by a tool")
             else:
                 found.others["hidden file"] += 1
-        elif not _is_text(entry.name) and (is_folder or suffix in PICTURE_SUFFIXES):
+        elif not (found.any_name or _is_text(entry.name)) and (
+            is_folder or suffix in PICTURE_SUFFIXES
+        ):
             shown = os.fsencode(entry.path).decode(errors="replace")
             found.put_aside(shown, "its name is not valid UTF-8; rename it")
         elif is_folder:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -183,16 +184,37 @@ def decode_many(
 
     The decoders release Python's interpreter lock, so threads are enough.
     """
+    return (picture for _, picture in decode_with_names(paths, read, workers))
+
+
+def decode_with_names(
+    paths: Iterable[T],
+    read: Callable[[T], R],
+    workers: int | None = None,
+    ordered: bool = True,
+) -> Iterator[tuple[T, R | UnreadablePicture]]:
+    """Decode as `decode_many` does, and yield each path beside what became of it.
+
+    ordered: False yields what is ready first, so that nothing waits for a slow file.
+    """
     workers = workers or available_cores() + 1
+    done: SimpleQueue[Future[tuple[T, R | UnreadablePicture]]] = SimpleQueue()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        ahead: deque[Future[R | UnreadablePicture]] = deque()
+        ahead: deque[Future[tuple[T, R | UnreadablePicture]]] = deque()
+        n_ahead = 0
         try:
             for path in paths:
-                ahead.append(pool.submit(_read_or_error, read, path))
-                if len(ahead) >= 8 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+                future = pool.submit(_read_or_error, read, path)
+                n_ahead += 1
+                if ordered:
+                    ahead.append(future)
+                else:
+                    future.add_done_callback(done.put)
+                if n_ahead >= 8 * workers:
+                    yield (ahead.popleft() if ordered else done.get()).result()
+                    n_ahead -= 1
+            for _ in range(n_ahead):
+                yield (ahead.popleft() if ordered else done.get()).result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -236,11 +258,11 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _read_or_error(read: Callable[[T], R], path: T) -> R | UnreadablePicture:
+def _read_or_error(read: Callable[[T], R], path: T) -> tuple[T, R | UnreadablePicture]:
     try:
-        return read(path)
+        return path, read(path)
     except UnreadablePicture as error:
-        return error
+        return path, error
 
 
 def _decode_jpeg(data: bytes, shortest_px: int) -> Pixels | None:

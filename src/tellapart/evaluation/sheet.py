@@ -40,3 +40,37 @@ def render_sheet(title: str, about: str, rows: Sequence[SheetRow]) -> str:
 def _data_uri(view: NDArray[np.uint8]) -> str:
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(view), quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+@dataclass(frozen=True)
+class Contact:
+    """One picture of a contact sheet: a data URI, its file's name, and what is said about it."""
+
+    uri: str
+    name: str
+    note: str
+
+
+@dataclass(frozen=True)
+class ContactGroup:
+    """The pictures that go to one folder, and how many there are in all."""
+
+    name: str
+    about: str
+    unsure: bool
+    pictures: Sequence[Contact]
+
+
+def render_contact_sheet(
+    title: str, about: str, groups: Sequence[ContactGroup], notes: Sequence[str]
+) -> str:
+    """Return a page that shows what would go where; it opens offline."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("tellapart", "evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
+    template = environment.get_template("contact.html.jinja")
+    return template.render(title=title, about=about, groups=groups, notes=notes)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import glob
-import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,7 @@ from numpy.typing import NDArray
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime, Precision
 from tellapart.bundle.bundle import Bundle, damaged, open_bundle
 from tellapart.bundle.manifest import Manifest
-from tellapart.data.pixels import (
-    PICTURE_SUFFIXES,
-    Pixels,
-    decode_many,
-    read_pixels,
-)
+from tellapart.data.pixels import Pixels, decode_with_names, read_pixels
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.calibration import softmax
 from tellapart.evaluation.decision import Decisions, decide, reason, with_accept
@@ -29,6 +24,10 @@ from tellapart.inference.explaining import Explainer, Explanation
 
 # Below this many pictures one at a time is sooner done than a compiled stream of batches.
 FEW = 24
+
+# So many unreadable files in a row are told before going on. Else they would pile up behind the
+# network, which answers only when it has pictures for a batch.
+_FLUSH_ERRORS = 512
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,14 @@ class Classifier:
             pictures = [pictures]
         return list(self.stream([str(path) for path in pictures], top))
 
-    def stream(self, paths: Sequence[str], top: int = 5) -> Iterator[Prediction]:
-        """Answer for each picture file, in order, in bounded memory."""
-        for path, result in zip(paths, self.features(paths), strict=True):
+    def stream(
+        self, paths: Iterable[str], top: int = 5, ordered: bool = True
+    ) -> Iterator[Prediction]:
+        """Answer for each picture file, in bounded memory.
+
+        ordered: False answers in the order in which files are read, so none waits for a slow one.
+        """
+        for path, result in self._features(paths, ordered):
             if isinstance(result, UnreadablePicture):
                 yield Prediction(path, None, None, error=str(result))
             else:
@@ -178,37 +182,48 @@ class Classifier:
             self._precision,
         )
 
-    def logits(self, paths: Sequence[str]) -> Iterator[NDArray[np.float32] | UnreadablePicture]:
+    def logits(self, paths: Iterable[str]) -> Iterator[NDArray[np.float32] | UnreadablePicture]:
         """Yield (K,) logits of each picture file in order, or why it could not be read."""
-        for result in self.features(paths):
+        for _, result in self._features(paths):
             yield result if isinstance(result, UnreadablePicture) else self.head(result[None])[0]
 
-    def features(self, paths: Sequence[str]) -> Iterator[NDArray[np.float16] | UnreadablePicture]:
+    def features(self, paths: Iterable[str]) -> Iterator[NDArray[np.float16] | UnreadablePicture]:
         """Yield (D,) features of each picture file in order, or why it could not be read."""
+        return (result for _, result in self._features(paths))
+
+    def _features(
+        self, paths: Iterable[str], ordered: bool = True
+    ) -> Iterator[tuple[str, NDArray[np.float16] | UnreadablePicture]]:
+        """Yield each path with its (D,) features, or why it could not be read."""
+        rest = iter(paths)
+        first = list(islice(rest, FEW))
         read = partial(read_pixels, preprocessing=self.manifest.preprocessing)
-        pixels = decode_many(paths, read, workers=1 if len(paths) == 1 else None)
-        errors: dict[int, UnreadablePicture] = {}
-        fed: list[int] = []
+        workers = 1 if len(first) == 1 else None
+        decoded = decode_with_names(chain(first, rest), read, workers, ordered)
+        # What went into the network or was unreadable, and was not answered yet.
+        waiting: deque[tuple[str, UnreadablePicture | None]] = deque()
 
         def readable() -> Iterator[Pixels]:
-            for row, picture in enumerate(pixels):
+            n_errors = 0
+            for path, picture in decoded:
                 if isinstance(picture, UnreadablePicture):
-                    errors[row] = picture
+                    waiting.append((path, picture))
+                    n_errors += 1
+                    if n_errors == _FLUSH_ERRORS:
+                        return
                 else:
-                    fed.append(row)
+                    waiting.append((path, None))
                     yield picture
+                    n_errors = 0
 
-        runtime = self._few if len(paths) < FEW else self._many
-        answers = runtime.run(readable())
-        row = 0
-        for n_answers, features in enumerate(answers):
-            while row < fed[n_answers]:
-                yield errors.pop(row)
-                row += 1
-            yield features
-            row += 1
-        for last in range(row, len(paths)):
-            yield errors.pop(last)
+        while first:
+            runtime = self._few if len(first) < FEW else self._many
+            for features in runtime.run(readable()):
+                yield from _errors_first(waiting)
+                yield waiting.popleft()[0], features
+            if not waiting:
+                return
+            yield from _errors_first(waiting)
 
     def head(self, features: NDArray[np.float16]) -> NDArray[np.float32]:
         """Compute (N, K) logits of (N, D) features, in 32 bits as in training."""
@@ -270,23 +285,9 @@ class Classifier:
         return built.constant("head.weight"), built.constant("head.bias")
 
 
-def expand(inputs: Iterable[str]) -> list[str]:
-    """Turn files, folders (with everything below) and glob patterns into picture paths, in order.
-
-    A path that is nothing of these stays as it is, so that it is answered with an error.
-    """
-    paths: list[str] = []
-    for path in map(os.path.expanduser, inputs):
-        # pathlib raises for a name that is too long, and takes no absolute pattern.
-        if os.path.isdir(path):  # noqa: PTH112
-            found = sorted(Path(path).rglob("*"))
-            paths += [
-                str(file)
-                for file in found
-                if file.suffix.lower() in PICTURE_SUFFIXES and not file.is_dir()
-            ]
-        elif os.path.lexists(path) or not glob.has_magic(path):
-            paths.append(path)
-        else:
-            paths += sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207
-    return paths
+def _errors_first(
+    waiting: deque[tuple[str, UnreadablePicture | None]],
+) -> Iterator[tuple[str, UnreadablePicture]]:
+    """Take the unreadable ones from the left, up to the next that has an answer."""
+    while waiting and (error := waiting[0][1]) is not None:
+        yield waiting.popleft()[0], error

@@ -7,6 +7,7 @@ from tellapart.pipeline.outcome import TrainResult
 from tellapart.pipeline.rehearsal import Rehearsal, rehearse
 from tellapart.pipeline.scoring import Evaluation, evaluate
 from tellapart.pipeline.showing import Sheet, show
+from tellapart.pipeline.sorting import plan_sorting, write_contact_sheet
 from tellapart.pipeline.training import train
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "compare",
     "evaluate",
     "find_rate",
+    "plan_sorting",
     "rehearse",
     "show",
     "show_structure",
     "train",
+    "write_contact_sheet",
 ]

@@ -62,10 +62,12 @@ class Illustrator:
         return tuple(written)
 
     def _write(self, folder: Path, path: str, what: str, png: bytes) -> Path:
+        whole = Path(os.path.abspath(path))  # noqa: PTH100
         try:
-            below = Path(os.path.abspath(path)).relative_to(self.base)  # noqa: PTH100
+            below = whole.relative_to(self.base)
         except ValueError:
-            below = Path(Path(path).name)
+            # Named by a table or a list: its whole path, or two of one name would meet.
+            below = Path(*whole.parts[1:])
         # With the picture's own suffix: cat.jpg and cat.png may lie side by side.
         target = folder / below.with_name(f"{below.name}.{what}.png")
         try:

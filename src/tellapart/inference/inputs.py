@@ -1,0 +1,199 @@
+"""What to predict: files, folders, patterns, a list on standard input, tables of paths."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tellapart.data.catalog import SetAside, walk
+from tellapart.data.pixels import PICTURE_SUFFIXES
+from tellapart.errors import BadTable, MissingExtra
+
+# Stands for standard input.
+STDIN = "-"
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
+
+# What the column of paths is usually called; compared without case.
+PATH_COLUMNS = ("path", "file", "filename", "filepath", "file_path", "image", "image_path")
+
+
+@dataclass
+class Inputs:
+    """The picture files that were asked for, found one after the other: never a list of all.
+
+    given: files, folders (with everything below, hidden and doubly linked folders left out as
+        `train` does), glob patterns, tables (.csv, .tsv, .parquet) and "-", a list of paths on
+        standard input, separated by line ends or, as `find -print0` does it, by zero bytes. What is
+        none of these stays as it is, so that it is answered with an error.
+    column: the tables' column of paths; None finds it by its name.
+    set_aside: what was met and not entered, filled while iterating.
+
+    Raises, while iterating:
+        BadTable: a table without a column of paths, or that cannot be read.
+        MissingExtra: a Parquet table, and no pyarrow.
+    """
+
+    given: Sequence[str]
+    column: str | None = None
+    set_aside: list[SetAside] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[str]:
+        for one in self.given:
+            yield from self._found(one)
+
+    def count(self) -> int | None:
+        """Count the files without keeping them; None where only reading would tell."""
+        if STDIN in self.given:
+            return None
+        return sum(1 for _ in Inputs(self.given, self.column))
+
+    def _found(self, one: str) -> Iterator[str]:
+        if one == STDIN:
+            for path in _listed_on(sys.stdin.buffer):
+                yield from walk(path, self._put_aside) if _is_folder(path) else (path,)
+            return
+        path = os.path.expanduser(one)  # noqa: PTH111 (a path stays the text it was given as)
+        if _is_folder(path):
+            yield from walk(path, self._put_aside)
+        elif os.path.lexists(path) or not glob.has_magic(path):
+            is_table = Path(path).suffix.lower() in TABLE_SUFFIXES and os.path.lexists(path)
+            yield from table_paths(path, self.column) if is_table else (path,)
+        else:
+            # pathlib takes no absolute pattern.
+            yield from sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207
+
+    def _put_aside(self, what: SetAside) -> None:
+        if len(self.set_aside) < 1000:  # These are told; a million of them would only fill memory.
+            self.set_aside.append(what)
+
+
+def expand(inputs: Iterable[str]) -> list[str]:
+    """Turn what `Inputs` takes into the list of its picture files, in order."""
+    return list(Inputs(list(inputs)))
+
+
+def table_paths(table: str, column: str | None = None) -> Iterator[str]:
+    """Yield the paths in a table's column, those that are relative as they can be opened.
+
+    They start at the table's folder if the first of them does, otherwise at the current one.
+
+    Raises:
+        BadTable, MissingExtra.
+    """
+    rows = _parquet_column if table.lower().endswith(".parquet") else _csv_column
+    base: Path | None = None
+    try:
+        for path in rows(table, column):
+            if base is None and not Path(path).is_absolute():
+                beside = Path(table).parent
+                base = beside if os.path.lexists(beside / path) else Path()
+            yield str(base / path) if base else path
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadTable(
+            f"The table {table} cannot be read: {error}. Expected UTF-8 text with one row a line, "
+            f"or Parquet. Nothing after that row was predicted. Save it again as CSV in UTF-8."
+        ) from error
+
+
+def load_pyarrow() -> Any:
+    """Import pyarrow with its Parquet part.
+
+    Raises:
+        MissingExtra.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtra(
+            "Reading and writing Parquet needs pyarrow, which is not installed. CSV and JSON Lines "
+            "need nothing. Install it with: pip install 'tellapart[parquet]'"
+        ) from error
+    return pyarrow
+
+
+def _is_folder(path: str) -> bool:
+    # pathlib raises for a name that is too long or holds a zero byte.
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def _listed_on(stream: BinaryIO) -> Iterator[str]:
+    """Yield the paths of a list as they arrive; a zero byte in its first part separates all."""
+    read: Callable[[], bytes] = partial(getattr(stream, "read1", stream.read), 1 << 16)
+    rest = read()
+    end = b"\0" if b"\0" in rest else b"\n"
+    while True:
+        *whole, rest = rest.split(end)
+        for line in whole:
+            path = line if end == b"\0" else line.removesuffix(b"\r")
+            if path:
+                yield os.fsdecode(path)
+        block = read()
+        if not block:
+            break
+        rest += block
+    if rest:
+        yield os.fsdecode(rest)
+
+
+def _csv_column(table: str, column: str | None) -> Iterator[str]:
+    with Path(table).open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        if not first.strip():
+            raise _no_column(table, column, [])
+        tab = table.lower().endswith(".tsv")
+        delimiter = "\t" if tab else max(",;\t", key=first.count)
+        file.seek(0)
+        rows = csv.reader(file, delimiter=delimiter)
+        header = next(rows)
+        # A bare list of files has no header: its first row is one.
+        bare = [Path(cell).suffix.lower() in PICTURE_SUFFIXES for cell in header]
+        if column is None and any(bare):
+            index = bare.index(True)
+            yield header[index]
+        else:
+            index = header.index(_path_column(table, column, header))
+        for row in rows:
+            if len(row) > index and row[index]:
+                yield row[index]
+
+
+def _parquet_column(table: str, column: str | None) -> Iterator[str]:
+    pyarrow = load_pyarrow()
+    try:
+        file = pyarrow.parquet.ParquetFile(table)
+        name = _path_column(table, column, file.schema_arrow.names)
+        for batch in file.iter_batches(4096, columns=[name]):
+            yield from (str(path) for path in batch.column(0).to_pylist() if path)
+    except pyarrow.ArrowInvalid as error:
+        raise OSError(str(error)) from error
+
+
+def _path_column(table: str, column: str | None, names: Sequence[str]) -> str:
+    if column is not None:
+        if column in names:
+            return column
+        raise _no_column(table, column, names)
+    if len(names) == 1:
+        return names[0]
+    found = [name for name in names if name.strip().lower() in PATH_COLUMNS]
+    if len(found) != 1:
+        raise _no_column(table, column, names)
+    return found[0]
+
+
+def _no_column(table: str, column: str | None, names: Sequence[str]) -> BadTable:
+    wanted = "one column of paths" if column is None else f"a column {column!r}"
+    shown = ", ".join(repr(name) for name in names) or "none"
+    return BadTable(
+        f"The table {table} has the columns: {shown}. Expected {wanted} (such as path, file or "
+        f"image). Nothing of it was predicted. Name the column with --column."
+    )
