@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.bundle.manifest import FORMAT, Manifest
+from tellapart.bundle.manifest import FORMAT, Int8, Manifest
 from tellapart.data.catalog import SPLITS
-from tellapart.errors import BundleDamaged, BundleFromFuture, BundleNotFound
+from tellapart.errors import BundleDamaged, BundleFromFuture, BundleNotFound, NotQuantised
 from tellapart.files import replacing
 
 SUFFIX = ".tellapart"
@@ -30,9 +30,10 @@ MEMBERS = frozenset(
         "weights.safetensors",
         "features.safetensors",
         "report.html",
+        "graph-int8.onnx",
     }
 )
-OPTIONAL = frozenset({"features.safetensors"})
+OPTIONAL = frozenset({"features.safetensors", "graph-int8.onnx"})
 # A manifest of a thousand long class names is under 1 MB.
 _MAX_MANIFEST_BYTES = 64_000_000
 # What reading a damaged zip, or the JSON in it, was seen to raise. RuntimeError is for parts that
@@ -76,6 +77,21 @@ class Bundle:
     def graph(self) -> bytes:
         """ONNX bytes: `pixels` in; `features`, `logits` and, where one exists, `maps` out."""
         return self._member("graph.onnx")
+
+    @property
+    def int8_graph(self) -> bytes:
+        """The graph in 8 bits, with the head and the softmax in 32.
+
+        Raises:
+            NotQuantised: the bundle carries none.
+        """
+        if "graph-int8.onnx" not in self.manifest.sha256:
+            raise NotQuantised(
+                f"{self.path} carries no 8-bit graph; expected was one, as int8 was asked for. "
+                f"Nothing was computed. Put one in with: tellapart quantize {self.path.name} "
+                f"FOLDER, where FOLDER holds the pictures it was trained on; or leave int8 out."
+            )
+        return self._member("graph-int8.onnx")
 
     @property
     def weights(self) -> bytes:
@@ -163,6 +179,21 @@ def write_bundle(
     members = {"graph.onnx": graph, "weights.safetensors": weights, "report.html": page}
     if features is not None:
         members["features.safetensors"] = _features_bytes(features)
+    return _write(path, manifest, members)
+
+
+def write_with_int8(bundle: Bundle, graph: bytes, facts: Int8, path: Path) -> Bundle:
+    """Write a bundle again, to `path`, with this 8-bit graph; all else as it was.
+
+    Raises:
+        BundleDamaged, DiskFull, NotWritable.
+    """
+    members = {name: bundle._member(name) for name in bundle.manifest.sha256}
+    manifest = bundle.manifest.model_copy(update={"int8": facts, "format": FORMAT})
+    return _write(path, manifest, members | {"graph-int8.onnx": graph})
+
+
+def _write(path: Path, manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = manifest.model_copy(update={"sha256": sha256})
     with replacing(path) as temporary:

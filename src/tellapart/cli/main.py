@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tellapart.cli import stock, training, using
+from tellapart.cli import exporting, stock, training, using
 from tellapart.errors import TellapartError
 
 
@@ -53,6 +53,8 @@ for command in (
     training.demo,
     stock.runs,
     stock.cache,
+    exporting.export,
+    exporting.quantize,
 ):
     app.command()(command)
 app.add_typer(stock.backbones)

@@ -13,8 +13,10 @@ from tellapart.cli.options import (
     Debug,
     Json,
     Model,
+    PrecisionName,
     Quiet,
     Verbose,
+    chosen_precision,
     open_progress,
     print_json,
 )
@@ -37,13 +39,14 @@ def predict(
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    precision: PrecisionName = "auto",
 ) -> None:
     """Say what is on pictures, with calibrated confidence."""
     from tellapart.inference.classifier import Classifier, expand
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other.")
-    classifier = Classifier.load(model)
+    classifier = Classifier.load(model, chosen_precision(precision))
     paths = expand(pictures)
     if not paths:
         raise NoReadablePicture(

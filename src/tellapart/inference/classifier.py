@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,23 +18,28 @@ from tellapart.bundle.bundle import Bundle, damaged, open_bundle
 from tellapart.bundle.manifest import Manifest
 from tellapart.data.pixels import (
     PICTURE_SUFFIXES,
+    Picture,
     Pixels,
     decode_many,
-    read_pixels,
+    picture_pixels,
 )
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.calibration import softmax
+
+if TYPE_CHECKING:
+    import pandas
 
 # Below this many pictures one at a time is sooner done than a compiled stream of batches.
 FEW = 24
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
-    """The answer for one picture.
+    """The answer for one picture; in a notebook it shows the picture with a bar for each class.
 
     `top` holds (class, probability) pairs, the most probable first. A picture that could not be
-    read has `error` set and no label.
+    read has `error` set and no label. `path` is the file's, or says which one of those that were
+    given it was ("picture 0"); `picture` is what was given, where that was no path.
     """
 
     path: str
@@ -42,6 +47,20 @@ class Prediction:
     confidence: float | None
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    picture: Any = field(default=None, compare=False, kw_only=True)
+
+    def __repr__(self) -> str:
+        """Say in a line what the answer is."""
+        if self.error is not None or self.label is None or self.confidence is None:
+            return f"<Prediction {self.path}: not read, it {self.error}>"
+        others = ", ".join(f"{label} {value:.1%}" for label, value in self.top[1:3])
+        beside = f" ({others})" if others else ""
+        return f"<Prediction {self.path}: {self.label} {self.confidence:.1%}{beside}>"
+
+    def _repr_html_(self) -> str:
+        from tellapart.inference.notebook import as_html
+
+        return as_html([self])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON types, keys as documented for `predict --json`."""
@@ -54,6 +73,25 @@ class Prediction:
         }
 
 
+class Predictions(list[Prediction]):
+    """The answers for several pictures: a list that shows as pictures with bars in a notebook."""
+
+    def _repr_html_(self) -> str:
+        from tellapart.inference.notebook import as_html
+
+        return as_html(self)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return a pandas frame, a row a picture: what `as_dict` says, and a column a class of top.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        from tellapart.inference.notebook import as_frame
+
+        return as_frame(self)
+
+
 class Classifier:
     """A trained classifier, read from one file.
 
@@ -62,18 +100,25 @@ class Classifier:
     'cat'
     """
 
-    def __init__(self, bundle: Bundle, precision: Precision | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, precision: Precision | Literal["int8"] | None = None
+    ) -> None:
         self._bundle = bundle
-        self._precision = precision
+        # What is not in 8 bits runs in what is fastest.
+        self._precision: Precision | None = None if precision == "int8" else precision
+        self._graph = bundle.int8_graph if precision == "int8" else None
 
     @classmethod
-    def load(cls, path: str | Path, precision: Precision | None = None) -> Classifier:
+    def load(
+        cls, path: str | Path, precision: Precision | Literal["int8"] | None = None
+    ) -> Classifier:
         """Open a .tellapart file.
 
-        precision: "bf16" or "f32"; None takes what is fastest on this machine.
+        precision: "bf16" or "f32"; "int8" takes the 8-bit graph that `quantize` put in; None
+            takes what is fastest on this machine without costing accuracy.
 
         Raises:
-            BundleNotFound, BundleDamaged, BundleFromFuture.
+            BundleNotFound, BundleDamaged, BundleFromFuture, NotQuantised.
         """
         return cls(open_bundle(path), precision)
 
@@ -87,28 +132,42 @@ class Classifier:
         """Class names, in the order of every array of size K."""
         return self.manifest.classes
 
+    @overload  # A str is one picture, though it is an iterable of str too.
+    def predict(  # type: ignore[overload-overlap]
+        self, pictures: Picture, top: int = 5
+    ) -> Prediction: ...
+
+    @overload
+    def predict(self, pictures: Iterable[Picture], top: int = 5) -> Predictions: ...
+
     def predict(
-        self, pictures: str | Path | Iterable[str | Path], top: int = 5
-    ) -> list[Prediction]:
-        """Answer for each picture file (or the only one), in order.
+        self, pictures: Picture | Iterable[Picture], top: int = 5
+    ) -> Prediction | Predictions:
+        """Answer for one picture, or for each of several, in order.
 
-        Unreadable ones have `error` set.
+        pictures: one is a path, the bytes of a file, an open binary file, a Pillow image, or an
+            array (H, W, 3) uint8 RGB, (H, W) grey or (H, W, 4); it gives one Prediction. Any
+            iterable of these, or an array (N, H, W, 3), gives a list of them.
+
+        Unreadable ones have `error` set; what is no picture at all is a TypeError.
         """
-        if isinstance(pictures, str | Path):
-            pictures = [pictures]
-        return list(self.stream([str(path) for path in pictures], top))
+        if is_one(pictures):
+            return next(self.stream([cast("Picture", pictures)], top))
+        return Predictions(self.stream(list(cast("Iterable[Picture]", pictures)), top))
 
-    def stream(self, paths: Sequence[str], top: int = 5) -> Iterator[Prediction]:
-        """Answer for each picture file, in order, in bounded memory."""
-        for path, result in zip(paths, self.logits(paths), strict=True):
+    def stream(self, paths: Sequence[Picture], top: int = 5) -> Iterator[Prediction]:
+        """Answer for each picture, in order, in bounded memory."""
+        for row, (path, result) in enumerate(zip(paths, self.logits(paths), strict=True)):
+            name = _name(path, row)
             if isinstance(result, UnreadablePicture):
-                yield Prediction(path, None, None, error=str(result))
+                found = Prediction(name, None, None, error=str(result))
             else:
-                yield self._prediction(path, self.probabilities(result[None])[0], top)
+                found = self._prediction(name, self.probabilities(result[None])[0], top)
+            yield found if _is_path(path) else replace(found, picture=path)
 
-    def logits(self, paths: Sequence[str]) -> Iterator[NDArray[np.float32] | UnreadablePicture]:
-        """Yield (K,) logits of each picture file in order, or why it could not be read."""
-        read = partial(read_pixels, preprocessing=self.manifest.preprocessing)
+    def logits(self, paths: Sequence[Picture]) -> Iterator[NDArray[np.float32] | UnreadablePicture]:
+        """Yield (K,) logits of each picture in order, or why it could not be read."""
+        read = partial(picture_pixels, preprocessing=self.manifest.preprocessing)
         pixels = decode_many(paths, read, workers=1 if len(paths) == 1 else None)
         errors: dict[int, UnreadablePicture] = {}
         fed: list[int] = []
@@ -163,7 +222,7 @@ class Classifier:
         Raises:
             BundleDamaged: somebody changed one of them by hand.
         """
-        graph = self._bundle.graph
+        graph = self._graph or self._bundle.graph
         try:
             runtime = OpenVinoRuntime(graph, precision=self._precision, latency=latency)
             n_classes = len(runtime.constant("head.bias"))
@@ -180,6 +239,29 @@ class Classifier:
     def _head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         built = self.__dict__.get("_few") or self._many
         return built.constant("head.weight"), built.constant("head.bias")
+
+
+def is_one(pictures: object) -> bool:
+    """Whether this is one picture, rather than several."""
+    if isinstance(pictures, np.ndarray):
+        return pictures.ndim < 4
+    several = isinstance(pictures, Iterable) and not isinstance(
+        pictures, str | os.PathLike | bytes | bytearray | memoryview
+    )
+    # Files and Pillow images can be iterated over too, by lines and by nothing of use.
+    return not several or hasattr(pictures, "read") or hasattr(pictures, "getbands")
+
+
+def _is_path(picture: object) -> bool:
+    return isinstance(picture, str | os.PathLike)
+
+
+def _name(picture: object, row: int) -> str:
+    """Name a picture by its path, by that of the open file or image, or by its place."""
+    if isinstance(picture, str | os.PathLike):
+        return os.fspath(picture)
+    name = getattr(picture, "filename", None) or getattr(picture, "name", None)
+    return name if isinstance(name, str) else f"picture {row}"
 
 
 def expand(inputs: Iterable[str]) -> list[str]:
