@@ -107,3 +107,24 @@ def quantize(
         right = f", {facts.accuracy[name]:.4f} right" if facts.accuracy else ""
         print(f"  {name:5} {speed:7.1f} pictures/s, the network alone{right}")
     print("It is used where it is asked for: --precision int8 of `predict` and `export`.")
+
+
+def info(
+    model: Model,
+    card: Annotated[
+        bool, typer.Option("--card", help="Print a model card in Markdown instead.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a classifier is, on one screen; or write its model card."""
+    from tellapart.bundle import card as words
+    from tellapart.bundle.bundle import open_bundle
+
+    if card and as_json:
+        raise typer.BadParameter("--card and --json exclude each other.")
+    bundle = open_bundle(model)
+    if as_json:
+        print_json(words.facts(bundle))
+    else:
+        print(words.card(bundle) if card else words.screen(bundle), end="" if card else "\n")

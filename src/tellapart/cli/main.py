@@ -55,6 +55,7 @@ for command in (
     stock.cache,
     exporting.export,
     exporting.quantize,
+    exporting.info,
 ):
     app.command()(command)
 app.add_typer(stock.backbones)
