@@ -65,6 +65,9 @@ TRAIN_KEYS = {
     "n_computed": int,
     "findings": list,
 }
+PREDICT_KEYS = {
+    *("path", "label", "confidence", "top", "error", "unsure", "candidates", "reason"),
+}
 EVALUATE_KEYS = {
     "n": int,
     "accuracy": dict,
@@ -169,9 +172,14 @@ def test_train_in_words(trained: Any, command: Command, tmp_path: Path) -> None:
     assert re.fullmatch(
         r"It took [\d.]+ s: features [\d.]+ s \(0 of 60 pictures computed, the rest kept from "
         r"before\), learning [\d.]+ s\.",
-        lines[2],
+        lines[3],
     )
-    assert lines[3:] == [
+    assert lines[2] == (
+        f"That 95 % of the answers are right cannot be promised: {n} pictures are too few for "
+        f"that: it takes 86 answers without a mistake. Pictures are called unsure where the "
+        f"confidence is below 95 %."
+    )
+    assert lines[4:] == [
         f"Classifier: {tmp_path}/my digits.tellapart",
         f"Report:     {tmp_path}/my digits-report.html",
         f"Try it:     tellapart predict '{tmp_path}/my digits.tellapart' PICTURE…",
@@ -337,7 +345,7 @@ def test_predict_prints_json_lines(command: Command, format_1: Path, colours: Pa
     assert (ended.code, ended.err) == (0, "")
     answers = [json.loads(line) for line in ended.out.splitlines()]
     for answer in answers:
-        assert set(answer) == {"path", "label", "confidence", "top", "error"}
+        assert set(answer) == PREDICT_KEYS
     assert [answer["path"] for answer in answers] == paths
     assert [answer["label"] for answer in answers] == ["red", None, "blue"]
     assert [len(answer["top"]) for answer in answers] == [2, 0, 2]
@@ -353,6 +361,7 @@ def test_predict_in_words(command: Command, format_1: Path, colours: Path) -> No
         f"{colours}/red.png\n"
         "     90.0%  red\n"
         "      5.5%  blue\n"
+        "    unsure: confidence 90.0% is below 95.0%; it may be red, blue\n"
         f"{colours}/none.png\n"
         "    not read: it cannot be opened (No such file or directory)\n"
     )
@@ -627,6 +636,8 @@ RECIPE_KEYS = {
     "flip_at_test": bool,
     "kept_gb": float,
     "log": list,
+    "accept": float,
+    "level": float,
     "data": dict,
     "pixels": dict,
     "phases": list,

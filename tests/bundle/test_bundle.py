@@ -34,6 +34,7 @@ from tellapart.bundle.bundle import (
     Bundle,
     KeptFeatures,
     open_bundle,
+    rewrite_manifest,
     with_head,
     with_head_weights,
     write_bundle,
@@ -49,13 +50,15 @@ from tellapart.errors import (
     TellapartError,
 )
 from tellapart.evaluation.calibration import fit_temperature
+from tellapart.evaluation.decision import Rules, with_accept
 from tellapart.inference.classifier import Classifier
 from tellapart.progress import Progress
 from tellapart.training.recipe import load_recipe
 
 Members = dict[str, bytes]
 
-STORED = Path(__file__).parent / "formats" / "format_1.tellapart"
+FORMATS = Path(__file__).parent / "formats"
+STORED = FORMATS / "format_1.tellapart"
 STORED_BYTES = STORED.read_bytes()
 DAMAGED = (
     "{path} is not a whole tellapart classifier: {what}. It was expected to be as `tellapart "
@@ -104,7 +107,9 @@ def read_whole(bundle: Bundle) -> tuple[object, ...]:
 def test_the_stored_bundle_of_format_1_still_says_the_same(colours: Path) -> None:
     """Classes, head, report and kept features of format 1 are read, and predictions are pinned."""
     bundle = open_bundle(STORED)
-    assert bundle.manifest.format == 1
+    assert bundle.manifest.format == FORMAT
+    assert bundle.manifest.calibration.rules == Rules()
+    assert bundle.familiar is None
     assert bundle.report == "<!doctype html><title>format 1</title>"
     assert sorted(load(bundle.weights)) == ["fc.bias", "fc.weight"]
     assert bundle.features.features.tolist()[0] == [0, 0, 1]
@@ -130,6 +135,58 @@ def test_the_stored_bundle_of_format_1_still_says_the_same(colours: Path) -> Non
     np.testing.assert_allclose(probs, pinned, atol=1e-4)
 
 
+def test_the_stored_bundle_of_format_2_still_decides_the_same(colours: Path) -> None:
+    """Rules and what tells strangers are read, and decisions are pinned."""
+    bundle = open_bundle(FORMATS / "format_2.tellapart")
+    rules = bundle.manifest.calibration.rules
+    assert (rules.accept, rules.threshold, rules.promised) == (0.9, 0.800474, True)
+    assert (rules.masses, rules.strange_above, rules.n) == ((0.6, 0.0), 9.0, 400)
+    assert len(rules.trade) == 31
+    pictures = [colours / f"{name}.png" for name in ("blue", "green", "red", "grey", "mixed")]
+    answers = Classifier(bundle, "f32").predict(pictures)
+    assert [answer.label for answer in answers] == ["blue", "green", "red", "blue", "red"]
+    assert [(answer.candidates, answer.reason) for answer in answers] == [
+        (("blue",), None),
+        (("green",), None),
+        (("red",), None),
+        (("blue", "green"), "looks like none of the classes"),
+        (("red",), "confidence 63.5% is below 80.0%, from where on 90% of the answers are right"),
+    ]
+
+
+def test_rules_move_without_touching_anything_else(colours: Path, tmp_path: Path) -> None:
+    """A bundle rewritten with another threshold has the same parts, and decides by the new one."""
+    old = open_bundle(FORMATS / "format_2.tellapart")
+    calibration = old.manifest.calibration
+    moved = with_accept(calibration.rules, 0.8)
+    manifest = old.manifest.model_copy(
+        update={"calibration": calibration.model_copy(update={"rules": moved})}
+    )
+    rewrite_manifest(old, manifest, tmp_path / "x.tellapart")
+    parts, before = members(tmp_path / "x.tellapart"), members(old.path)
+    assert parts.pop("manifest.json") != before.pop("manifest.json")
+    assert parts == before
+    again = open_bundle(tmp_path / "x.tellapart")
+    assert again.manifest.calibration.rules == moved
+    (answer,) = Classifier(again, "f32").predict([colours / "mixed.png"])
+    assert (moved.threshold, answer.unsure) == (0.0, False)
+
+
+def test_familiar_arrays_survive_the_file(trained: Any) -> None:
+    """What tells strangers comes back in the same types; other arrays in its place are refused."""
+    familiar = open_bundle(trained.bundle).familiar
+    assert familiar is not None
+    kinds = {name: array.dtype.name for name, array in familiar.arrays().items()}
+    assert kinds == {
+        "centre": "float32",
+        "directions": "float16",
+        "stretch": "float32",
+        "prototypes": "float16",
+        "usual": "float32",
+    }
+    assert familiar.prototypes.shape == (3, 1280)
+
+
 def test_every_format_so_far_has_a_stored_bundle() -> None:
     """tests/bundle/formats holds one bundle for each format number up to the present one."""
     stored = {path.name for path in STORED.parent.glob("*.tellapart")}
@@ -137,7 +194,7 @@ def test_every_format_so_far_has_a_stored_bundle() -> None:
 
 
 def test_a_trained_bundle_holds_what_is_promised(trained: Any) -> None:
-    """Exactly the five members, uncompressed; features in 16 bits with labels and splits."""
+    """All members there can be, uncompressed; features in 16 bits with labels and splits."""
     with zipfile.ZipFile(trained.bundle) as file:
         assert {entry.filename for entry in file.infolist()} == MEMBERS
         assert {entry.compress_type for entry in file.infolist()} == {zipfile.ZIP_STORED}
@@ -171,7 +228,7 @@ def test_a_bundle_can_go_without_features(tmp_path: Path) -> None:
     old = open_bundle(STORED)
     path = tmp_path / "lean.tellapart"
     write_bundle(path, old.manifest, old.graph, old.weights, None, old.report)
-    assert set(members(path)) == MEMBERS - {"features.safetensors"}
+    assert set(members(path)) == MEMBERS - {"features.safetensors", "familiar.safetensors"}
     assert not open_bundle(path).has_features
 
 
@@ -287,7 +344,13 @@ def test_a_tuned_bundle_holds_the_same_parts(tuned: Any, tmp_path: Path) -> None
     assert bundle.manifest.format == FORMAT
     copy = tmp_path / "copy.tellapart"
     write_bundle(
-        copy, bundle.manifest, bundle.graph, bundle.weights, bundle.features, bundle.report
+        copy,
+        bundle.manifest,
+        bundle.graph,
+        bundle.weights,
+        bundle.features,
+        bundle.report,
+        bundle.familiar,
     )
     assert copy.read_bytes() == tuned.bundle.read_bytes()
     assert bundle.features.features.shape == (60, 1280)
@@ -388,10 +451,12 @@ def test_a_missing_bundle_says_how_to_make_one(tmp_path: Path) -> None:
 def test_a_bundle_from_the_future_asks_for_an_upgrade(tmp_path: Path) -> None:
     """A higher format number is told apart from damage, whatever else the manifest says."""
     path = tmp_path / "future.tellapart"
-    refused = refusal(path, with_manifest(lambda facts: facts.update(format=2, new_fact="?")))
+    number = FORMAT + 1
+    refused = refusal(path, with_manifest(lambda facts: facts.update(format=number, new_fact="?")))
     assert isinstance(refused, BundleFromFuture)
     assert str(refused) == (
-        f"{path} has bundle format 2; this version of tellapart reads formats up to 1. "
+        f"{path} has bundle format {number}; this version of tellapart reads formats up to "
+        f"{FORMAT}. "
         f"Nothing was read. Upgrade with: pip install --upgrade tellapart"
     )
 

@@ -90,6 +90,9 @@ def test_an_answer_is_plain_json(colours: Path) -> None:
         "confidence": pytest.approx(0.9004, abs=1e-3),
         "top": [{"label": "red", "confidence": right["confidence"]}],
         "error": None,
+        "unsure": True,
+        "candidates": ["red", "blue"],
+        "reason": "confidence 90.0% is below 95.0%",
     }
     assert wrong == {
         "path": str(colours / "missing.png"),
@@ -97,6 +100,9 @@ def test_an_answer_is_plain_json(colours: Path) -> None:
         "confidence": None,
         "top": [],
         "error": "cannot be opened (No such file or directory)",
+        "unsure": False,
+        "candidates": [],
+        "reason": None,
     }
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.bundle.manifest import FORMAT, Int8, Manifest
+from tellapart.bundle.manifest import FORMAT, Int8, Manifest, upgrade_1_to_2
 from tellapart.data.catalog import SPLITS
 from tellapart.errors import BundleDamaged, BundleFromFuture, BundleNotFound, NotQuantised
+from tellapart.evaluation.familiarity import Familiar
 from tellapart.files import replacing
 
 SUFFIX = ".tellapart"
@@ -29,11 +30,14 @@ MEMBERS = frozenset(
         "graph.onnx",
         "weights.safetensors",
         "features.safetensors",
+        "familiar.safetensors",
         "report.html",
         "graph-int8.onnx",
     }
 )
-OPTIONAL = frozenset({"features.safetensors", "graph-int8.onnx"})
+OPTIONAL = frozenset({"features.safetensors", "familiar.safetensors", "graph-int8.onnx"})
+# Turns the manifest of each earlier format into one of the next.
+UPGRADES = {1: upgrade_1_to_2}
 # A manifest of a thousand long class names is under 1 MB.
 _MAX_MANIFEST_BYTES = 64_000_000
 # What reading a damaged zip, or the JSON in it, was seen to raise. RuntimeError is for parts that
@@ -76,7 +80,7 @@ class Bundle:
     @cached_property
     def graph(self) -> bytes:
         """ONNX bytes: `pixels` in; `features`, `logits` and, where one exists, `maps` out."""
-        return self._member("graph.onnx")
+        return self.member("graph.onnx")
 
     @property
     def int8_graph(self) -> bytes:
@@ -91,17 +95,17 @@ class Bundle:
                 f"Nothing was computed. Put one in with: tellapart quantize {self.path.name} "
                 f"FOLDER, where FOLDER holds the pictures it was trained on; or leave int8 out."
             )
-        return self._member("graph-int8.onnx")
+        return self.member("graph-int8.onnx")
 
     @property
     def weights(self) -> bytes:
         """The network's weights as safetensors bytes, under the architecture's own names."""
-        return self._member("weights.safetensors")
+        return self.member("weights.safetensors")
 
     @property
     def report(self) -> str:
         """The report as one HTML page."""
-        return self._member("report.html").decode()
+        return self.member("report.html").decode()
 
     @property
     def has_features(self) -> bool:
@@ -113,7 +117,7 @@ class Bundle:
         """The kept features; check `has_features` first."""
         from safetensors.numpy import load
 
-        arrays = load(self._member("features.safetensors"))
+        arrays = load(self.member("features.safetensors"))
         return KeptFeatures(
             features=arrays["features"],
             labels=arrays["labels"],
@@ -121,7 +125,20 @@ class Bundle:
             splits=np.array(("", *SPLITS))[arrays["splits"]],
         )
 
-    def _member(self, name: str) -> bytes:
+    @cached_property
+    def familiar(self) -> Familiar | None:
+        """What tells pictures that belong to no class; None where the bundle has none."""
+        from safetensors.numpy import load
+
+        if "familiar.safetensors" not in self.manifest.sha256:
+            return None
+        try:
+            return Familiar(**load(self.member("familiar.safetensors")))
+        except TypeError as error:
+            raise damaged(self.path, "familiar.safetensors holds other arrays") from error
+
+    def member(self, name: str) -> bytes:
+        """Return the bytes of a member that the manifest lists."""
         try:
             with zipfile.ZipFile(self.path) as file:
                 data = file.read(name)
@@ -151,6 +168,8 @@ def open_bundle(path: str | Path) -> Bundle:
     except _UNREADABLE as error:
         raise damaged(path, f"it cannot be read as a bundle ({error})") from error
     _check_format(path, facts)
+    for number in range(facts["format"], FORMAT):
+        facts = UPGRADES[number](facts)
     try:
         manifest = Manifest.model_validate(facts)
     except ValueError as error:
@@ -168,6 +187,7 @@ def write_bundle(
     weights: bytes,
     features: KeptFeatures | None,
     report: str,
+    familiar: Familiar | None = None,
 ) -> Bundle:
     """Write a bundle in one step: a reader finds the old file or the new one, never a part.
 
@@ -179,6 +199,8 @@ def write_bundle(
     members = {"graph.onnx": graph, "weights.safetensors": weights, "report.html": page}
     if features is not None:
         members["features.safetensors"] = _features_bytes(features)
+    if familiar is not None:
+        members["familiar.safetensors"] = _familiar_bytes(familiar)
     return _write(path, manifest, members)
 
 
@@ -188,14 +210,28 @@ def write_with_int8(bundle: Bundle, graph: bytes, facts: Int8, path: Path) -> Bu
     Raises:
         BundleDamaged, DiskFull, NotWritable.
     """
-    members = {name: bundle._member(name) for name in bundle.manifest.sha256}
-    manifest = bundle.manifest.model_copy(update={"int8": facts, "format": FORMAT})
+    members = {name: bundle.member(name) for name in bundle.manifest.sha256}
+    manifest = bundle.manifest.model_copy(update={"int8": facts})
     return _write(path, manifest, members | {"graph-int8.onnx": graph})
 
 
 def _write(path: Path, manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = manifest.model_copy(update={"sha256": sha256})
+    with replacing(path) as temporary:
+        _write_zip(temporary, {"manifest.json": _manifest_bytes(manifest), **members})
+    return Bundle(path, manifest)
+
+
+def rewrite_manifest(bundle: Bundle, manifest: Manifest, path: Path) -> Bundle:
+    """Write a bundle with other facts to a path, its own included, in one step.
+
+    Raises:
+        BundleDamaged, DiskFull, NotWritable.
+    """
+    names = list(bundle.manifest.sha256)
+    members = {name: bundle.member(name) for name in names}
+    manifest = manifest.model_copy(update={"sha256": bundle.manifest.sha256})
     with replacing(path) as temporary:
         _write_zip(temporary, {"manifest.json": _manifest_bytes(manifest), **members})
     return Bundle(path, manifest)
@@ -301,6 +337,13 @@ def _features_bytes(kept: KeptFeatures) -> bytes:
             }
         )
     )
+
+
+def _familiar_bytes(familiar: Familiar) -> bytes:
+    from safetensors.numpy import save
+
+    arrays = familiar.arrays()
+    return bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
 def _write_zip(path: Path, members: Mapping[str, bytes]) -> None:

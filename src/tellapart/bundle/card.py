@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from tellapart.bundle.bundle import Bundle
+from tellapart.bundle.manifest import Manifest
+from tellapart.evaluation.decision import in_words
 
 WIDTH = 80
+INDENT = 14
 
 
 def facts(bundle: Bundle) -> dict[str, Any]:
     """Return what `info --json` prints: the manifest, the file's size and what it carries."""
     return {
         "path": str(bundle.path),
-        "size_mb": round(bundle.path.stat().st_size / 1e6, 1),
+        "size_mb": _size_mb(bundle),
         "carries": sorted(bundle.manifest.sha256),
         "manifest": bundle.manifest.model_dump(mode="json"),
     }
@@ -23,11 +27,9 @@ def screen(bundle: Bundle) -> str:
     """Say what a bundle is on one screen, 80 columns wide."""
     manifest = bundle.manifest
     shape = manifest.preprocessing
+    versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     rows = [
-        (
-            "Classifier",
-            f"{bundle.path.name}, {facts(bundle)['size_mb']} MB, format {manifest.format}",
-        ),
+        ("Classifier", f"{bundle.path.name}, {_size_mb(bundle)} MB, format {manifest.format}"),
         ("Classes", f"{manifest.n_classes}: {', '.join(manifest.classes)}"),
         ("Accuracy", _accuracy(manifest.scores)),
         ("Learned from", _pictures(manifest.data)),
@@ -35,11 +37,13 @@ def screen(bundle: Bundle) -> str:
         ("Licence", f"{manifest.backbone_licence} (of the backbone's weights)"),
         ("Recipe", str(manifest.recipe.get("name", "not stated"))),
         ("Input", f"{shape.size_px} px, {shape.fit}, {shape.interpolation}"),
-        ("Calibration", _calibration(manifest.calibration.model_dump(mode="json"))),
+        ("Calibration", _calibration(manifest)),
+        ("Unsure", in_words(manifest.calibration.rules)),
         ("8 bits", _int8(bundle)),
-        ("Made", f"{manifest.made_on[:16].replace('T', ' ')} UTC, {_versions(manifest.versions)}"),
+        ("Carries", ", ".join(sorted(manifest.sha256))),
+        ("Made", f"{manifest.made_on[:16].replace('T', ' ')} UTC, {versions}"),
     ]
-    return "\n".join(_cut(f"{name:14}{text}") for name, text in rows)
+    return "\n".join(_wrapped(name, text) for name, text in rows)
 
 
 def card(bundle: Bundle) -> str:
@@ -49,53 +53,60 @@ def card(bundle: Bundle) -> str:
     manifest cannot know is left to be filled in, and says so.
     """
     manifest = bundle.manifest
-    shape = manifest.preprocessing
+    fingerprint = manifest.data.get("fingerprint", "not stated")
     parts = [
         f"# {bundle.path.stem}",
         f"A classifier of pictures into {manifest.n_classes} classes, made with tellapart "
         f"{manifest.versions.get('tellapart', '')} on {manifest.made_on[:10]}.",
         "## What it is",
-        _table(
-            [
-                ("Backbone", f"{manifest.backbone} ({manifest.weights_origin})"),
-                ("Licence of the backbone's weights", manifest.backbone_licence),
-                ("Recipe", str(manifest.recipe.get("name", "not stated"))),
-                (
-                    "Input",
-                    f"{shape.size_px} x {shape.size_px} px RGB, {shape.fit}, {shape.interpolation}",
-                ),
-                (
-                    "Answers",
-                    f"calibrated: {_calibration(manifest.calibration.model_dump(mode='json'))}",
-                ),
-                ("8-bit graph", _int8(bundle)),
-            ],
-            ("", ""),
-        ),
+        _table(_properties(bundle), ("", "")),
         "## What it is for",
-        "*To be filled in by whoever publishes it: what it is meant for, and what not. It knows "
-        "the classes below and nothing else.*",
+        "*To be filled in by whoever publishes it: what it is meant for, and what not.* It knows "
+        "the classes below and nothing else.",
         "## What it learned from",
-        f"{_pictures(manifest.data)} Fingerprint of pictures, labels and splits: "
-        f"`{manifest.data.get('fingerprint', 'not stated')}`. *Where the pictures come from, who is "
-        f"on them and under which licence they are: to be filled in.*",
+        f"{_pictures(manifest.data)} *Where they come from, who is on them and under which "
+        f"licence they are: to be filled in.* Fingerprint of pictures, labels and splits: "
+        f"`{fingerprint}`.",
         _class_table(bundle),
         "## How good it is",
-        _accuracy(manifest.scores),
+        f"Accuracy {_accuracy(manifest.scores)}.",
         _score_table(manifest.scores),
+        "## When it is unsure",
+        in_words(manifest.calibration.rules),
         "## What to be careful about",
         "- It was scored on pictures like those it learned from; others may fare worse.\n"
-        "- A picture of something else is still put into one of its classes.\n"
         "- Differences between groups of people or places were not measured.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _properties(bundle: Bundle) -> list[tuple[str, str]]:
+    manifest = bundle.manifest
+    shape = manifest.preprocessing
+    side = shape.size_px
+    return [
+        ("Backbone", f"{manifest.backbone} ({manifest.weights_origin})"),
+        ("Licence of the backbone's weights", manifest.backbone_licence),
+        ("Recipe", str(manifest.recipe.get("name", "not stated"))),
+        ("Input", f"{side} x {side} px RGB, {shape.fit}, {shape.interpolation}"),
+        ("Calibration", _calibration(manifest)),
+        ("8-bit graph", _int8(bundle)),
+    ]
+
+
+def _size_mb(bundle: Bundle) -> float:
+    return round(bundle.path.stat().st_size / 1e6, 1)
 
 
 def _accuracy(scores: dict[str, Any] | None) -> str:
     reached = (scores or {}).get("accuracy")
     if not reached:
         return "not scored"
-    hopeful = "; a little too hopeful: chosen on it" if reached.get("selected_on") else ""
+    hopeful = (
+        "; valid is there to choose by, which makes it hopeful"
+        if reached.get("selected_on")
+        else ""
+    )
     return (
         f"{reached['value']:.3f} on {reached['n']} {reached.get('split') or ''} pictures "
         f"({reached['low']:.3f} to {reached['high']:.3f}){hopeful}"
@@ -113,15 +124,9 @@ def _counts(data: dict[str, Any]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _calibration(facts: dict[str, Any]) -> str:
-    """Say all that calibration holds, with the temperature first."""
-    rest = [
-        f"{name.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in facts.items()
-        if name not in ("temperature", "fitted_on") and isinstance(value, int | float | str)
-    ]
-    first = f"temperature {facts['temperature']:.3f} ({facts['fitted_on']})"
-    return ", ".join([first, *rest])
+def _calibration(manifest: Manifest) -> str:
+    found = manifest.calibration
+    return f"temperature {found.temperature:.3f}, fitted on: {found.fitted_on}"
 
 
 def _int8(bundle: Bundle) -> str:
@@ -133,10 +138,6 @@ def _int8(bundle: Bundle) -> str:
         lost = f"accuracy {int8.accuracy['int8']:.3f} against {int8.accuracy['f32']:.3f}, "
     faster = int8.pictures_per_s["int8"] / int8.pictures_per_s["f32"]
     return f"yes: {lost}{faster:.1f} x the speed of 32 bits"
-
-
-def _versions(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def _class_table(bundle: Bundle) -> str:
@@ -163,5 +164,7 @@ def _table(rows: list[Any], header: tuple[str, ...]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cut(line: str) -> str:
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 2].rstrip()} …"
+def _wrapped(name: str, text: str) -> str:
+    """Lay out a fact beside its name, on three lines at most: so a thousand classes fit, too."""
+    lines = textwrap.wrap(text, WIDTH - INDENT, max_lines=3, placeholder=" …") or [""]
+    return f"{name:{INDENT}}" + f"\n{' ' * INDENT}".join(lines)

@@ -22,6 +22,7 @@ from tellapart.backbones.openvino_runtime import run_file, save_ir
 from tellapart.bundle.bundle import Bundle
 from tellapart.data.pixels import Pixels, Preprocessing
 from tellapart.errors import CannotExport, MissingExtra, WebRuntimeNotFound
+from tellapart.evaluation.decision import in_words
 
 Target = Literal["onnx", "openvino", "torch", "web", "state-dict"]
 TARGETS: tuple[Target, ...] = ("onnx", "openvino", "torch", "web", "state-dict")
@@ -50,8 +51,13 @@ def facts_of(bundle: Bundle, precision: Precision = "f32") -> dict[str, Any]:
             name: getattr(manifest.preprocessing, name)
             for name in ("size_px", "fit", "crop_fraction", "interpolation")
         },
-        # With temperature and, where there are some, the limits below which an answer is unsure.
-        "calibration": manifest.calibration.model_dump(mode="json"),
+        "temperature": manifest.calibration.temperature,
+        # What looks like none of the classes is told by features, which an export does not give.
+        "unsure": {
+            "below_confidence": manifest.calibration.rules.threshold,
+            "promised": manifest.calibration.rules.promised,
+            "in_words": in_words(manifest.calibration.rules),
+        },
         "precision": precision,
         "backbone": manifest.backbone,
         "licence_of_weights": manifest.backbone_licence,

@@ -9,6 +9,9 @@ FORMAT is the number of the bundle's layout. To change the layout:
 Formats:
 1  manifest.json, graph.onnx, weights.safetensors, features.safetensors (may be left out),
    report.html; zip without compression; SHA-256 of every member in the manifest.
+2  calibration.rules: when a picture is answered, and its candidates; familiar.safetensors (may be
+   left out): what tells pictures that belong to no class; graph-int8.onnx (may be left out) and
+   `int8`: the graph in 8 bits, and what that costs and gains.
 """
 
 from __future__ import annotations
@@ -18,17 +21,22 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tellapart.data.pixels import Preprocessing
+from tellapart.evaluation.decision import Rules
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Calibration(BaseModel):
-    """How logits become probabilities: softmax(logits / temperature), and where it was fitted."""
+    """How logits become probabilities, softmax(logits / temperature), and these decisions.
+
+    fitted_on: which pictures temperature and rules were fitted on.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float = Field(gt=0)
     fitted_on: Literal["out-of-fold", "valid", "nothing"]
+    rules: Rules = Rules()
 
 
 class Int8(BaseModel):
@@ -81,3 +89,23 @@ class Manifest(BaseModel):
     def n_classes(self) -> int:
         """K."""
         return len(self.classes)
+
+
+def upgrade_1_to_2(facts: dict[str, Any]) -> dict[str, Any]:
+    """Turn a manifest of format 1 into one of format 2: nothing is promised about its answers."""
+    rules = {
+        "accept": 0.95,
+        "threshold": 0.95,
+        "promised": False,
+        "level": 0.95,
+        "masses": [0.95, 0.95],
+        "sets_promised": False,
+        "strange_above": None,
+        "n": 0,
+        "trade": [],
+    }
+    calibration = facts.get("calibration")
+    if isinstance(calibration, dict):
+        # Whatever else is wrong with it is said where the manifest is checked.
+        facts = facts | {"calibration": calibration | {"rules": rules}}
+    return facts | {"format": 2}

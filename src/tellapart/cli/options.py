@@ -19,6 +19,12 @@ def _debug(value: bool) -> None:
         os.environ["TELLAPART_DEBUG"] = "1"
 
 
+def _accept(value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"{value:g}: expected a share between 0 and 1, such as 0.95.")
+    return value
+
+
 Data = Annotated[
     Path, typer.Argument(help="Folder of class folders, or of train/valid/test folders with them.")
 ]
@@ -41,6 +47,13 @@ RecipeName = Annotated[str, typer.Option(help="One that `recipes` lists, or a .t
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A single setting of the recipe, such as phases.1.epochs=5."),
+]
+Accept = Annotated[
+    float | None,
+    typer.Option(
+        callback=_accept,
+        help="Accuracy wanted among the pictures not called unsure, such as 0.95.",
+    ),
 ]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
@@ -101,6 +114,11 @@ def table(header: list[str], rows: Iterable[list[str]]) -> None:
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         print("  ".join(cells).rstrip())
+
+
+def a_few(names: tuple[str, ...], most: int = 6) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def quoted(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tellapart.cli.options import (
+    Accept,
     Backbone,
     Data,
     Debug,
@@ -74,6 +75,7 @@ def train(
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    accept: Accept = None,
 ) -> None:
     """Learn from a folder of labelled pictures; write a classifier and a report."""
     from tellapart.pipeline import rehearse
@@ -85,6 +87,7 @@ def train(
     chosen = chosen_settings(
         settings,
         {"backbone": backbone, "weights": weights, "data.split": split, "seed": seed}
+        | {"accept": accept}
         | {"budget_s": budget_seconds(budget) if budget else None}
         | {"data.keep_features": None if features else False},
     )

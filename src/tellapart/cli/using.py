@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tellapart.cli.options import (
+    Accept,
     Data,
     Debug,
     Json,
@@ -16,6 +17,7 @@ from tellapart.cli.options import (
     PrecisionName,
     Quiet,
     Verbose,
+    a_few,
     chosen_precision,
     open_progress,
     print_json,
@@ -39,6 +41,7 @@ def predict(
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    accept: Accept = None,
     precision: PrecisionName = "auto",
 ) -> None:
     """Say what is on pictures, with calibrated confidence."""
@@ -46,7 +49,7 @@ def predict(
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other.")
-    classifier = Classifier.load(model, chosen_precision(precision))
+    classifier = Classifier.load(model, chosen_precision(precision), accept)
     paths = expand(pictures)
     if not paths:
         raise NoReadablePicture(
@@ -127,3 +130,5 @@ def _text_lines(prediction: Prediction) -> None:
     print(prediction.path)
     for label, confidence in prediction.top:
         print(f"    {confidence:6.1%}  {label}")
+    if prediction.unsure:
+        print(f"    unsure: {prediction.reason}; it may be {a_few(prediction.candidates)}")

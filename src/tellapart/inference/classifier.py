@@ -25,6 +25,7 @@ from tellapart.data.pixels import (
 )
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.calibration import softmax
+from tellapart.evaluation.decision import Decisions, decide, reason, with_accept
 
 if TYPE_CHECKING:
     import pandas
@@ -37,6 +38,8 @@ FEW = 24
 class Prediction:
     """The answer for one picture; in a notebook it shows the picture with a bar for each class.
 
+    `label` is the most probable class, also of a picture that is `unsure`: `reason` then says
+    why. `candidates` are the classes that stay possible, the most probable first: one or more.
     `top` holds (class, probability) pairs, the most probable first. A picture that could not be
     read has `error` set and no label. `path` is the file's, or says which one of those that were
     given it was ("picture 0"); `picture` is what was given, where that was no path.
@@ -47,6 +50,9 @@ class Prediction:
     confidence: float | None
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    unsure: bool = False
+    candidates: tuple[str, ...] = ()
+    reason: str | None = None
     picture: Any = field(default=None, compare=False, kw_only=True)
 
     def __repr__(self) -> str:
@@ -55,7 +61,8 @@ class Prediction:
             return f"<Prediction {self.path}: not read, it {self.error}>"
         others = ", ".join(f"{label} {value:.1%}" for label, value in self.top[1:3])
         beside = f" ({others})" if others else ""
-        return f"<Prediction {self.path}: {self.label} {self.confidence:.1%}{beside}>"
+        doubt = f", unsure: {self.reason}" if self.unsure else ""
+        return f"<Prediction {self.path}: {self.label} {self.confidence:.1%}{beside}{doubt}>"
 
     def _repr_html_(self) -> str:
         from tellapart.inference.notebook import as_html
@@ -70,6 +77,9 @@ class Prediction:
             "confidence": self.confidence,
             "top": [{"label": label, "confidence": value} for label, value in self.top],
             "error": self.error,
+            "unsure": self.unsure,
+            "candidates": list(self.candidates),
+            "reason": self.reason,
         }
 
 
@@ -101,26 +111,36 @@ class Classifier:
     """
 
     def __init__(
-        self, bundle: Bundle, precision: Precision | Literal["int8"] | None = None
+        self,
+        bundle: Bundle,
+        precision: Precision | Literal["int8"] | None = None,
+        accept: float | None = None,
     ) -> None:
         self._bundle = bundle
         # What is not in 8 bits runs in what is fastest.
         self._precision: Precision | None = None if precision == "int8" else precision
         self._graph = bundle.int8_graph if precision == "int8" else None
+        rules = bundle.manifest.calibration.rules
+        self.rules = rules if accept is None else with_accept(rules, accept)
 
     @classmethod
     def load(
-        cls, path: str | Path, precision: Precision | Literal["int8"] | None = None
+        cls,
+        path: str | Path,
+        precision: Precision | Literal["int8"] | None = None,
+        accept: float | None = None,
     ) -> Classifier:
         """Open a .tellapart file.
 
         precision: "bf16" or "f32"; "int8" takes the 8-bit graph that `quantize` put in; None
             takes what is fastest on this machine without costing accuracy.
+        accept: the accuracy wanted among the pictures that are not called unsure; None: as set
+            in the file.
 
         Raises:
             BundleNotFound, BundleDamaged, BundleFromFuture, NotQuantised.
         """
-        return cls(open_bundle(path), precision)
+        return cls(open_bundle(path), precision, accept)
 
     @property
     def manifest(self) -> Manifest:
@@ -157,16 +177,39 @@ class Classifier:
 
     def stream(self, paths: Sequence[Picture], top: int = 5) -> Iterator[Prediction]:
         """Answer for each picture, in order, in bounded memory."""
-        for row, (path, result) in enumerate(zip(paths, self.logits(paths), strict=True)):
+        for row, (path, result) in enumerate(zip(paths, self.features(paths), strict=True)):
             name = _name(path, row)
             if isinstance(result, UnreadablePicture):
                 found = Prediction(name, None, None, error=str(result))
             else:
-                found = self._prediction(name, self.probabilities(result[None])[0], top)
+                (found,) = self.answers([name], result[None], top)
             yield found if _is_path(path) else replace(found, picture=path)
+
+    def answers(
+        self, paths: Sequence[str], features: NDArray[np.float16], top: int = 5
+    ) -> list[Prediction]:
+        """Answer for pictures whose features (N, D) are known, in order."""
+        probs = self.probabilities(self.head(features))
+        decisions = self.decide(features, probs)
+        return [
+            self._prediction(path, probs, decisions, row, top) for row, path in enumerate(paths)
+        ]
+
+    def decide(self, features: NDArray[np.float16], probs: NDArray[np.float32]) -> Decisions:
+        """Decide about pictures of these features (N, D) and probabilities (N, K)."""
+        familiar = self._bundle.familiar
+        strangeness = None if familiar is None else familiar.strangeness(features, probs)
+        return decide(probs, strangeness, self.rules)
 
     def logits(self, paths: Sequence[Picture]) -> Iterator[NDArray[np.float32] | UnreadablePicture]:
         """Yield (K,) logits of each picture in order, or why it could not be read."""
+        for result in self.features(paths):
+            yield result if isinstance(result, UnreadablePicture) else self.head(result[None])[0]
+
+    def features(
+        self, paths: Sequence[Picture]
+    ) -> Iterator[NDArray[np.float16] | UnreadablePicture]:
+        """Yield (D,) features of each picture in order, or why it could not be read."""
         read = partial(picture_pixels, preprocessing=self.manifest.preprocessing)
         pixels = decode_many(paths, read, workers=1 if len(paths) == 1 else None)
         errors: dict[int, UnreadablePicture] = {}
@@ -187,7 +230,7 @@ class Classifier:
             while row < fed[n_answers]:
                 yield errors.pop(row)
                 row += 1
-            yield self.head(features[None])[0]
+            yield features
             row += 1
         for last in range(row, len(paths)):
             yield errors.pop(last)
@@ -202,11 +245,22 @@ class Classifier:
         """Turn (N, K) logits into calibrated probabilities."""
         return softmax(logits, self.manifest.calibration.temperature)
 
-    def _prediction(self, path: str, probs: NDArray[np.float32], top: int) -> Prediction:
-        best = np.argsort(-probs, kind="stable")[:top]
-        pairs = tuple((self.classes[index], float(probs[index])) for index in best)
-        first = int(probs.argmax())
-        return Prediction(path, self.classes[first], float(probs[first]), pairs)
+    def _prediction(
+        self, path: str, probs: NDArray[np.float32], decisions: Decisions, row: int, top: int
+    ) -> Prediction:
+        order = decisions.order[row]
+        ranked = [(self.classes[place], float(probs[row, place])) for place in order[:top]]
+        confidence = float(probs[row, order[0]])
+        unsure = bool(decisions.unsure[row])
+        return Prediction(
+            path,
+            self.classes[order[0]],
+            confidence,
+            tuple(ranked),
+            unsure=unsure,
+            candidates=tuple(self.classes[place] for place in order[: decisions.n_candidates[row]]),
+            reason=reason(confidence, bool(decisions.strange[row]), self.rules) if unsure else None,
+        )
 
     @cached_property
     def _few(self) -> OpenVinoRuntime:

@@ -291,9 +291,10 @@ def _probabilities(bundle: Bundle, runtime: OpenVinoRuntime, pixels: NDArray[np.
 def _runtime_of(target: Target) -> str:
     from importlib.metadata import PackageNotFoundError, version
 
-    name = {"openvino": "openvino", "torch": "torch", "state-dict": "torch"}.get(target)
+    known = {"openvino": "openvino", "torch": "torch", "state-dict": "torch"}
+    name = known.get(target, "onnxruntime")
     try:
-        return f"{name or 'onnxruntime'} {version(name or 'onnxruntime')}"
+        return f"{name} {version(name)}"
     except PackageNotFoundError:
         return f"openvino {version('openvino')}"
 

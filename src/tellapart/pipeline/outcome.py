@@ -19,12 +19,15 @@ from tellapart.data.inspection import Finding, inspect_files
 from tellapart.data.pixels import read_file, thumbnail
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation import report as reports
-from tellapart.evaluation.calibration import expected_calibration_error, fit_temperature, softmax
+from tellapart.evaluation.calibration import Reliability, fit_temperature, reliability, softmax
 from tellapart.evaluation.curves import CurvePoint
+from tellapart.evaluation.decision import Decisions, Rules, decide, fit_rules, in_words
+from tellapart.evaluation.familiarity import Familiar, fit_familiar, held_out_similarity
 from tellapart.evaluation.scores import Scores, score
 from tellapart.pipeline.inputs import report_path
 from tellapart.training.history import PhaseRecord
 from tellapart.training.phases import Learned, Material
+from tellapart.training.probe import assign_folds
 
 Floats = NDArray[np.float32]
 
@@ -87,21 +90,30 @@ class TrainResult:
         }
 
 
+FittedOn = Literal["out-of-fold", "valid", "nothing"]
+# As many parts as say how usual pictures look that did not place their own class.
+FOLDS = 3
+
+
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """A classifier with its temperature, and how it did.
+    """A classifier with its temperature and its rules, and how it did.
 
     features: (N, D) float16 of the catalog's pictures in the final network. scored: (N,) the
-    rows that score. error_before, error_after: expected calibration error without and with the
-    temperature, on the pictures it was fitted on; None where there were none.
+    rows that score. fitted_on: the pictures that temperature and rules were fitted on.
+    familiar: what tells pictures of no class; None where there was nothing to fit it on.
+    before, after: reliability without and with the temperature, on the pictures that score, or
+    else on those it was fitted on; None where there were none.
     """
 
     learned: Learned
     features: NDArray[np.float16]
     temperature: float
-    fitted_on: Literal["out-of-fold", "valid", "nothing"]
-    error_before: float | None
-    error_after: float | None
+    rules: Rules
+    familiar: Familiar | None
+    fitted_on: FittedOn
+    before: Reliability | None
+    after: Reliability | None
     scored_split: str | None
     scored: NDArray[np.bool_]
     scores: Scores | None
@@ -110,46 +122,78 @@ class Judgement:
         """Turn (N, D) features into calibrated probabilities (N, K)."""
         return softmax(self.learned.logits(features), self.temperature)
 
+    def decide(self, features: NDArray[np.float16], probs: Floats) -> Decisions:
+        """Decide about pictures of these features (N, D) and probabilities (N, K)."""
+        strange = None if self.familiar is None else self.familiar.strangeness(features, probs)
+        return decide(probs, strange, self.rules)
+
 
 def judge_classifier(material: Material, learned: Learned) -> Judgement:
-    """Calibrate and score what was learned.
+    """Calibrate, choose the rules, and score what was learned.
 
-    While only the head was solved for, the temperature comes from out-of-fold predictions; once
-    more has learned, from valid.
+    While only the head was solved for, temperature and rules come from out-of-fold predictions;
+    once more has learned, from valid.
     """
-    catalog = material.catalog
+    catalog, recipe = material.catalog, material.recipe
     features = material.features if learned.tuned is None else learned.tuned.features
-    valid = material.rows("valid")
-    fitted_on: Literal["out-of-fold", "valid", "nothing"] = "nothing"
-    logits = np.zeros((0, len(catalog.classes)), dtype=np.float32)
-    labels = catalog.labels[:0]
-    if learned.probe is not None:
-        fitted_on, logits = "out-of-fold", learned.probe.out_of_fold_logits
-        labels = catalog.labels[learned.taught]
-    elif len(valid):
-        fitted_on, logits = "valid", learned.logits(features[valid])
-        labels = catalog.labels[valid]
-    temperature = fit_temperature(logits, labels) if len(labels) else 1.0
-    before, after = (
-        expected_calibration_error(softmax(logits, t), labels) if len(labels) else None
-        for t in (1.0, temperature)
-    )
+    fitted_on, rows, logits = _to_fit_on(material, learned, features)
+    labels = catalog.labels[rows]
+    temperature = fit_temperature(logits, labels) if len(rows) else 1.0
+    probs = softmax(logits, temperature)
+    familiar, strangeness = None, None
+    if len(rows):
+        familiar, similarity = _placed(material, learned, features, rows)
+        familiar = familiar.with_usual(probs.max(axis=1), similarity)
+        strangeness = familiar.strangeness_of(probs.max(axis=1), similarity)
     scored = catalog.splits == (material.scored_split or "none")
     scores = None
     if scored.any():
-        probs = softmax(learned.logits(features[scored]), temperature)
-        scores = score(probs, catalog.labels[scored], catalog.classes)
+        logits, labels = learned.logits(features[scored]), catalog.labels[scored]
+        scores = score(softmax(logits, temperature), labels, catalog.classes)
+    before, after = (
+        reliability(softmax(logits, t), labels) if len(labels) else None for t in (1.0, temperature)
+    )
     return Judgement(
         learned=learned,
         features=features,
         temperature=temperature,
+        rules=fit_rules(probs, catalog.labels[rows], strangeness, recipe.accept, recipe.level),
+        familiar=familiar,
         fitted_on=fitted_on,
-        error_before=before,
-        error_after=after,
+        before=before,
+        after=after,
         scored_split=material.scored_split,
         scored=scored,
         scores=scores,
     )
+
+
+def _to_fit_on(
+    material: Material, learned: Learned, features: NDArray[np.float16]
+) -> tuple[FittedOn, NDArray[np.int64], Floats]:
+    """Choose the pictures that calibration may look at: their rows, and logits not learned on."""
+    valid = material.rows("valid")
+    if learned.probe is not None:
+        return "out-of-fold", np.flatnonzero(learned.taught), learned.probe.out_of_fold_logits
+    if len(valid):
+        return "valid", valid, learned.logits(features[valid])
+    return "nothing", valid, np.zeros((0, len(material.catalog.classes)), dtype=np.float32)
+
+
+def _placed(
+    material: Material,
+    learned: Learned,
+    features: NDArray[np.float16],
+    rows: NDArray[np.int64],
+) -> tuple[Familiar, Floats]:
+    """Place the classes, and return the similarity of the rows, which did not help with it."""
+    catalog, taught = material.catalog, learned.taught
+    n_classes = len(catalog.classes)
+    placed = fit_familiar(features[taught], catalog.labels[taught], n_classes)
+    if not taught[rows].any():
+        return placed, placed.similarity(features[rows])
+    folds = assign_folds(catalog.labels[rows], catalog.digests[rows], FOLDS)
+    return placed, held_out_similarity(features[rows], catalog.labels[rows], folds, n_classes)
 
 
 def make_result(
@@ -192,7 +236,11 @@ def make_manifest(result: TrainResult, material: Material, judgement: Judgement)
         backbone=extractor.backbone.name,
         backbone_licence=material.weights.licence,
         weights_origin=material.weights.origin,
-        calibration=Calibration(temperature=judgement.temperature, fitted_on=judgement.fitted_on),
+        calibration=Calibration(
+            temperature=judgement.temperature,
+            fitted_on=judgement.fitted_on,
+            rules=judgement.rules,
+        ),
         runtime=extractor.runtime.identity,
         recipe=material.recipe.facts() | {"done": [asdict(phase) for phase in result.phases]},
         scores=None
@@ -221,13 +269,13 @@ def make_report(
     """Draw the page that shows how the training went."""
     catalog, probe = material.catalog, judgement.learned.probe
     calibration = None
-    if judgement.error_before is not None and judgement.error_after is not None:
+    if judgement.before is not None and judgement.after is not None:
         where = "out-of-fold training" if judgement.fitted_on == "out-of-fold" else "valid"
         calibration = reports.Calibration(
             judgement.temperature,
-            judgement.error_before,
-            judgement.error_after,
-            f"{where} pictures",
+            judgement.before.error,
+            judgement.after.error,
+            f"{judgement.scored_split or where} pictures",
         )
     return reports.render(
         reports.Report(
@@ -306,7 +354,8 @@ def _summary(material: Material, judgement: Judgement) -> tuple[str, ...]:
     n, scores = int(judgement.learned.taught.sum()), judgement.scores
     lines = [f"Learned {len(material.catalog.classes)} classes from {n} pictures."]
     if scores is None:
-        return (*lines, "Everything was used for learning, so nothing was scored.")
+        lines.append("Everything was used for learning, so nothing was scored.")
+        return (*lines, in_words(judgement.rules))
     reached = scores.accuracy
     wrong = scores.n - int(scores.confusion.trace())
     lines.append(
@@ -324,7 +373,7 @@ def _summary(material: Material, judgement: Judgement) -> tuple[str, ...]:
             "There is no test split. Phases and epochs were chosen on the same valid pictures, so "
             "this score is a little too hopeful; a test folder would give an honest one."
         )
-    return tuple(lines)
+    return (*lines, in_words(judgement.rules))
 
 
 def listed(names: tuple[str, ...], most: int = 6) -> str:

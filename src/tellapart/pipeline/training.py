@@ -329,7 +329,9 @@ def _write(result: TrainResult, material: Material, judgement: Judgement, stand:
     head = stand.frozen.backbone.head
     weights = with_head_weights(weights, head, learned.weight, learned.bias)
     keep = material.recipe.data.keep_features
-    write_bundle(result.bundle, manifest, graph, weights, kept if keep else None, page)
+    write_bundle(
+        result.bundle, manifest, graph, weights, kept if keep else None, page, judgement.familiar
+    )
     write_atomically(result.report, page)
 
 

@@ -217,6 +217,8 @@ class Recipe(_Settings):
             cut.
         budget_s: seconds that the whole training may take; None: as long as the phases say.
         log: where else the history goes: "tensorboard", "mlflow".
+        accept: accuracy wanted among the pictures that get an answer; others are called unsure.
+        level: share of the pictures whose candidates hold their class.
     """
 
     name: str = "custom"
@@ -228,6 +230,8 @@ class Recipe(_Settings):
     kept_gb: float = Field(default=8.0, gt=0)
     budget_s: float | None = Field(default=None, gt=0)
     log: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    accept: float = Field(default=0.95, gt=0, lt=1)
+    level: float = Field(default=0.95, gt=0, lt=1)
     data: Data = Data()
     pixels: Pixels = Pixels()
     phases: tuple[Phase, ...] = Field(min_length=1)
