@@ -102,7 +102,7 @@ def test_wrong_input(fitted: PictureClassifier, files: Any, tmp_path: Path) -> N
     model = PictureClassifier(recipe="fast")
     with pytest.raises(TypeError, match=r"^fit takes paths of picture files, not ndarray\.$"):
         model.fit(np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1])
-    with pytest.raises(ValueError, match=r"^60 pictures were given with labels \(59,\)\.$"):
+    with pytest.raises(ValueError, match=r"^60 pictures .* labels of shape \(59,\)\.$"):
         model.fit(paths, labels[:-1])
     with pytest.raises(NotEnoughClasses):
         model.fit(paths, [1] * 60)

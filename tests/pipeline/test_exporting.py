@@ -247,7 +247,7 @@ def test_exporting_from_the_command_line(
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     assert lines[0].endswith("agreement.json, classifier.json, example.py, model.onnx")
-    assert lines[2].startswith("  on the same pixels              100.0% same label, 0.00")
+    assert lines[2].startswith("  on the same pixels             100.0% same label, 0.00")
     assert all(len(line) <= 80 for line in lines[2:])
     ended = command("export", format_1, "--to", "onnx", *where, tmp_path / "b", "--json", "-q")
     assert json.loads(ended.out)["agreement"]["n"] == 5

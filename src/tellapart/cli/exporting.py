@@ -78,7 +78,7 @@ def export(
 
 def _difference(what: str, seen: Difference, limit: float | None = None) -> None:
     allowed = "" if limit is None else f" (at most {limit})"
-    print(f"  {what:31} {seen.same_label:6.1%} same label, {seen.largest:.4f} apart{allowed}")
+    print(f"  {what:30} {seen.same_label:6.1%} same label, {seen.largest:.4f} apart{allowed}")
 
 
 def quantize(

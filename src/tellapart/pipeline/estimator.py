@@ -118,7 +118,8 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             UnreadablePicture: some cannot be read; all are named.
         """
-        best: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        probs = self.predict_proba(X)
+        best: NDArray[Any] = self.classes_[probs.argmax(axis=1)]
         return best
 
     def save(self, path: str | Path) -> None:
