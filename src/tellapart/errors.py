@@ -31,6 +31,8 @@
     │   └── NotQuantised          84   8-bit execution of a bundle without an 8-bit graph
     ├── MissingExtra             40   something that `pip install tellapart[train]` brings
     ├── DeviceNotAvailable       41   asked for cuda or mps on a machine without
+    ├── BelowMinimum             70   evaluate --min: a score is below what was asked for
+    ├── UnknownScore             71   evaluate --min: no score has that name
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
 
 Exit code 1 is an error nobody foresaw, 2 a wrong command line, 130 Ctrl-C.
@@ -187,6 +189,18 @@ class UnreadablePicture(TellapartError):
     """A file is not a picture that can be read whole; the message says what it is instead."""
 
     exit_code = 50
+
+
+class BelowMinimum(TellapartError):
+    """A classifier's score is below the minimum it was held to."""
+
+    exit_code = 70
+
+
+class UnknownScore(TellapartError):
+    """No score has the name that a minimum was given for."""
+
+    exit_code = 71
 
 
 class ExportError(TellapartError):

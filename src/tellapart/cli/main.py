@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tellapart.cli import exporting, stock, training, using
+from tellapart.cli import exporting, judging, stock, training, using
 from tellapart.errors import TellapartError
 
 
@@ -48,6 +48,8 @@ for command in (
     training.train,
     using.predict,
     using.evaluate,
+    judging.compare,
+    judging.accept,
     training.find_lr,
     training.show,
     training.demo,

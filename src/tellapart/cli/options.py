@@ -99,6 +99,24 @@ def budget_seconds(text: str) -> float:
     return seconds
 
 
+def chosen_minimums(texts: list[str] | None) -> dict[str, float]:
+    """Read --min NAME=VALUE, each value a share; the name of a class may hold any character."""
+    chosen = {}
+    for text in texts or ():
+        name, equals, value = text.rpartition("=")
+        try:
+            least = float(value)
+        except ValueError:
+            least = -1.0
+        if not equals or not name.strip() or not 0 <= least <= 1:
+            raise typer.BadParameter(
+                f"--min {text}: expected NAME=VALUE with a value from 0 to 1, such as "
+                f"accuracy=0.95 or recall[cat]=0.9."
+            )
+        chosen[name.strip()] = least
+    return chosen
+
+
 def open_progress(quiet: bool, verbose: bool) -> Progress:
     return Progress("quiet" if quiet else "verbose" if verbose else "normal")
 

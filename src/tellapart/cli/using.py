@@ -18,6 +18,7 @@ from tellapart.cli.options import (
     Quiet,
     Verbose,
     a_few,
+    chosen_minimums,
     chosen_precision,
     open_progress,
     print_json,
@@ -26,6 +27,7 @@ from tellapart.errors import NoReadablePicture
 
 if TYPE_CHECKING:
     from tellapart.inference.classifier import Prediction
+    from tellapart.pipeline import Evaluation
 
 
 def predict(
@@ -77,15 +79,29 @@ def evaluate(
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    accept: Accept = None,
+    least: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--min",
+            help="A score to reach, such as accuracy=0.95 or recall[cat]=0.9: below it, this "
+            "ends with exit code 70. May be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Score a classifier on labelled pictures; classes are matched by name."""
     from tellapart.inference.classifier import Classifier
+    from tellapart.pipeline import check_minimums
     from tellapart.pipeline import evaluate as score
 
-    result = score(Classifier.load(model), data, open_progress(quiet, verbose))
-    if as_json:
-        print_json(result.as_dict())
-        return
+    minimums = chosen_minimums(least)
+    result = score(Classifier.load(model, accept=accept), data, open_progress(quiet, verbose))
+    print_json(result.as_dict()) if as_json else _tell_scores(result)
+    check_minimums(result, minimums)
+
+
+def _tell_scores(result: Evaluation) -> None:
+    """Say how a classifier did."""
     scores = result.scores
     reached = scores.accuracy
     if result.split:
@@ -98,12 +114,30 @@ def evaluate(
     if result.n_unreadable:
         print(f"Set aside: {result.n_unreadable} files that are no readable pictures.")
     print(f"Pictures         {scores.n}")
-    print(
-        f"Accuracy         {reached.value:.4f}  (95 % interval {reached.low:.4f} to "
-        f"{reached.high:.4f})"
-    )
+    print(_line("Accuracy", reached.value, reached.low, reached.high))
+    if scores.top5:
+        print(_line("Top 5", scores.top5.value, scores.top5.low, scores.top5.high))
     for name in ("macro_precision", "macro_recall", "macro_f1", "log_loss"):
-        print(f"{name.replace('_', ' ').capitalize():16} {getattr(scores, name):.4f}")
+        label = name.replace("_", " ").capitalize()
+        print(_line(label, getattr(scores, name), *scores.intervals[name]))
+    for label, found in (
+        ("Weighted f1", scores.weighted_f1),
+        ("Brier score", scores.brier),
+        ("Calibration err.", scores.ece),
+        ("AUROC", scores.auroc),
+    ):
+        if found:
+            print(_line(label, found.value, found.low, found.high))
+    answered, sets = result.answered, result.candidates
+    print(f"Answered         {answered.share:.4f}  (wanted {answered.accept:g} of them right)")
+    if answered.accuracy is not None and answered.low is not None and answered.high is not None:
+        print(_line("… of them right", answered.accuracy, answered.low, answered.high))
+    print(_line("In candidates", sets.coverage, sets.low, sets.high))
+    print(f"Candidates each  {sets.mean_size:.2f}")
+
+
+def _line(label: str, value: float, low: float, high: float) -> str:
+    return f"{label:16} {value:.4f}  (95 % interval {low:.4f} to {high:.4f})"
 
 
 def _json_line(prediction: Prediction) -> None:

@@ -69,6 +69,12 @@ class Rules:
     n: int = 0
     trade: tuple[TradePoint, ...] = ()
 
+    @property
+    def answered_share(self) -> float | None:
+        """The share of those pictures that is answered, to the nearest fixed threshold below."""
+        points = [point for point in self.trade if point.threshold <= self.threshold]
+        return points[0].answered / self.n if points and self.n else None
+
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
@@ -189,12 +195,15 @@ def in_words(rules: Rules) -> str:
     """Say in a sentence or two when pictures are answered, and what that is worth."""
     wanted = f"{100 * rules.accept:.4g} %"
     if rules.promised:
-        point = next(one for one in rules.trade if one.threshold == rules.threshold)
-        share = point.answered / rules.n
-        where = f"from a confidence of {rules.threshold:.3g} on" if rules.threshold else "always"
+        where = (
+            f"from a confidence of {rules.threshold:.1%} on"
+            if rules.threshold
+            else "at any confidence"
+        )
         return (
-            f"Answers are given {where}, to {share:.1%} of pictures like these; with 95 % "
-            f"certainty, {wanted} of them or more are right. Other pictures are called unsure."
+            f"Answers are given {where}, to {rules.answered_share or 0:.1%} of pictures like "
+            f"these: with 95 % certainty, {wanted} of them or more are right. Other pictures are "
+            f"called unsure."
         )
     needed, n = answers_needed(rules.accept), rules.n
     if n < needed:

@@ -135,9 +135,9 @@ def held_out_similarity(
 
 def _evened(rows: Floats, directions: Floats, stretch: Floats) -> Floats:
     """Even out the spread of centred rows (N, D), and bring them to length one."""
-    stretched: Floats = rows + ((rows @ directions) * stretch) @ directions.T
+    stretched = rows + ((rows @ directions) * stretch) @ directions.T
     length = np.linalg.norm(stretched, axis=1, keepdims=True)
-    return np.asarray(stretched / np.maximum(length, np.float32(1e-12)))
+    return np.asarray(stretched / np.maximum(length, 1e-12), dtype=np.float32)
 
 
 def _log_odds(confidence: Floats) -> Floats:

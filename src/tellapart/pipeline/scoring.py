@@ -1,26 +1,66 @@
-"""How a classifier does on labelled pictures: folder -> Catalog -> logits -> scores."""
+"""How a classifier does on labelled pictures: folder -> Catalog -> features -> scores."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tellapart.data.catalog import SPLITS, scan
 from tellapart.errors import ClassMismatch, NoReadablePicture, UnreadablePicture
-from tellapart.evaluation.scores import Scores, score
+from tellapart.evaluation.decision import Decisions, Rules, covered, mean_set_size
+from tellapart.evaluation.scores import Interval, Scores, interval, score
 from tellapart.inference.classifier import Classifier
 from tellapart.pipeline.outcome import listed
 from tellapart.progress import Progress
 
 
 @dataclass(frozen=True)
+class Answered:
+    """The pictures that were not called unsure: which share, and how many of them were right.
+
+    accuracy, low, high: with its exact 95 % interval, None where not one was answered. accept: the
+    accuracy that was wanted, promised: whether the classifier's own pictures proved it.
+    """
+
+    share: float
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    n: int
+    accept: float
+    threshold: float
+    promised: bool
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """How often the candidates held the true class, with its exact 95 % interval.
+
+    level: how often they should. mean_size: candidates a picture.
+    """
+
+    level: float
+    coverage: float
+    low: float
+    high: float
+    mean_size: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """How a classifier did on labelled pictures. `as_dict` is what `evaluate --json` prints."""
+    """How a classifier did on labelled pictures. `as_dict` is what `evaluate --json` prints.
+
+    `scores` count every picture, also those that were called unsure.
+    """
 
     scores: Scores
+    answered: Answered
+    candidates: Candidates
     unknown_classes: tuple[str, ...]
     n_unknown: int
     n_unreadable: int
@@ -29,11 +69,27 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON types."""
         return self.scores.as_dict() | {
+            "answered": asdict(self.answered),
+            "candidates": asdict(self.candidates),
             "split": self.split,
             "unknown_classes": list(self.unknown_classes),
             "n_unknown": self.n_unknown,
             "n_unreadable": self.n_unreadable,
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Labelled pictures of classes that are known: `actual` (N,) are their names.
+
+    unknown_classes: what else was there, n_unknown pictures of it.
+    """
+
+    paths: list[str]
+    actual: NDArray[np.str_]
+    split: str | None
+    unknown_classes: tuple[str, ...]
+    n_unknown: int
 
 
 def evaluate(
@@ -48,37 +104,84 @@ def evaluate(
         ClassMismatch: no class in common. NoReadablePicture: nothing left to score.
     """
     progress = progress or Progress()
+    found = find_labelled(data, classifier.classes, progress)
+    read, features = look(classifier, found.paths, data, progress)
+    place = {name: label for label, name in enumerate(classifier.classes)}
+    labels = np.array([place[str(name)] for name in found.actual[read]], dtype=np.int64)
+    probs = classifier.probabilities(classifier.head(features))
+    decisions = classifier.decide(features, probs)
+    return Evaluation(
+        scores=score(probs, labels, classifier.classes),
+        answered=_answered(probs.argmax(axis=1) == labels, decisions, classifier.rules),
+        candidates=_candidates(labels, decisions, classifier.rules),
+        unknown_classes=found.unknown_classes,
+        n_unknown=found.n_unknown,
+        n_unreadable=int((~read).sum()),
+        split=found.split,
+    )
+
+
+def find_labelled(data: str | Path, known: Sequence[str], progress: Progress) -> Labelled:
+    """Find the labelled pictures of a folder whose classes are known, by name.
+
+    Raises:
+        ClassMismatch: there are none.
+    """
     catalog = scan(data, progress, min_classes=1)
     split = next((name for name in reversed(SPLITS) if (catalog.splits == name).any()), None)
     if split:
         catalog = catalog.select(catalog.splits == split)
-    place = {name: label for label, name in enumerate(classifier.classes)}
-    unknown = tuple(name for name in catalog.classes if name not in place)
+    unknown = tuple(name for name in catalog.classes if name not in set(known))
     if len(unknown) == len(catalog.classes):
         raise ClassMismatch(
             f"{data} holds the classes {listed(catalog.classes)}, the classifier knows "
-            f"{listed(classifier.classes)}: none in common. Classes are matched by the names of "
+            f"{listed(tuple(known))}: none in common. Classes are matched by the names of "
             f"the folders; rename these to match, or train on this data."
         )
-    labels = np.array([place.get(name, -1) for name in catalog.classes])[catalog.labels]
-    paths = catalog.paths[labels >= 0].tolist()
+    actual = np.array(catalog.classes)[catalog.labels]
+    keep = ~np.isin(actual, unknown)
+    return Labelled(catalog.paths[keep].tolist(), actual[keep], split, unknown, int((~keep).sum()))
+
+
+def look(
+    classifier: Classifier, paths: Sequence[str], data: str | Path, progress: Progress
+) -> tuple[NDArray[np.bool_], NDArray[np.float16]]:
+    """Return which pictures of `data` could be read (N,), and the features of these (M, D).
+
+    Raises:
+        NoReadablePicture: not one of them.
+    """
+    answers = []
     with progress.bar("Looking at pictures", len(paths), "pictures") as advance:
-        answers = []
-        for answer in classifier.logits(paths):
+        for answer in classifier.features(paths):
             answers.append(answer)
             advance(1)
-    logits = [answer for answer in answers if not isinstance(answer, UnreadablePicture)]
-    read = [not isinstance(answer, UnreadablePicture) for answer in answers]
-    if not logits:
+    rows = [answer for answer in answers if not isinstance(answer, UnreadablePicture)]
+    if not rows:
         raise NoReadablePicture(
             f"Of {len(paths)} pictures in {data}, none could be read: the first {answers[0]}. "
             f"Nothing was scored. Check the files."
         )
-    probs = classifier.probabilities(np.stack(logits))
-    return Evaluation(
-        scores=score(probs, labels[labels >= 0][read], classifier.classes),
-        unknown_classes=unknown,
-        n_unknown=int((labels < 0).sum()),
-        n_unreadable=read.count(False),
-        split=split,
+    return np.array([not isinstance(one, UnreadablePicture) for one in answers]), np.stack(rows)
+
+
+def _answered(right: NDArray[np.bool_], decisions: Decisions, rules: Rules) -> Answered:
+    sure = ~decisions.unsure
+    n = int(sure.sum())
+    reached = interval(int(right[sure].sum()), n) if n else None
+    return Answered(
+        share=n / len(right),
+        accuracy=reached.value if reached else None,
+        low=reached.low if reached else None,
+        high=reached.high if reached else None,
+        n=n,
+        accept=rules.accept,
+        threshold=rules.threshold,
+        promised=rules.promised,
     )
+
+
+def _candidates(labels: NDArray[np.int64], decisions: Decisions, rules: Rules) -> Candidates:
+    held: Interval = interval(int(covered(decisions, labels).sum()), len(labels))
+    size = mean_set_size(decisions)
+    return Candidates(rules.level, held.value, held.low, held.high, size)
