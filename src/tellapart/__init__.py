@@ -13,23 +13,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from tellapart.errors import TellapartError
-    from tellapart.inference.classifier import Classifier, Prediction
+    from tellapart.inference.classifier import Classifier, Prediction, Predictions
     from tellapart.pipeline import Evaluation, TrainResult, evaluate, train
+    from tellapart.pipeline.estimator import PictureClassifier
+    from tellapart.pipeline.exporting import export, quantize
 
 __all__ = [
     "Classifier",
     "Evaluation",
+    "PictureClassifier",
     "Prediction",
+    "Predictions",
     "TellapartError",
     "TrainResult",
     "__version__",
     "evaluate",
+    "export",
+    "quantize",
     "train",
 ]
 
 _HOMES = {
     "Classifier": "tellapart.inference.classifier",
     "Prediction": "tellapart.inference.classifier",
+    "Predictions": "tellapart.inference.classifier",
+    "PictureClassifier": "tellapart.pipeline.estimator",
+    "export": "tellapart.pipeline.exporting",
+    "quantize": "tellapart.pipeline.exporting",
     "Evaluation": "tellapart.pipeline",
     "TrainResult": "tellapart.pipeline",
     "evaluate": "tellapart.pipeline",

@@ -23,6 +23,12 @@
     ├── BadRecipe                60   a recipe with unknown, wrong or contradicting settings
     ├── TrainingDiverged         61   the loss grew without bound, or became no number
     ├── CannotResume             62   no interrupted run, or one of another recipe or data
+    ├── ExportError          a classifier for other programs
+    │   ├── ExportDisagrees       80   it answers otherwise than the bundle
+    │   ├── NothingToCheckOn      81   no pictures to check or to quantise it with
+    │   ├── CannotExport          82   this classifier has no such form
+    │   ├── WebRuntimeNotFound    83   ONNX Runtime Web is not on this machine
+    │   └── NotQuantised          84   8-bit execution of a bundle without an 8-bit graph
     ├── MissingExtra             40   something that `pip install tellapart[train]` brings
     ├── DeviceNotAvailable       41   asked for cuda or mps on a machine without
     ├── BelowMinimum             70   evaluate --min: a score is below what was asked for
@@ -237,3 +243,37 @@ class NothingToUndo(TellapartError):
     """No journal of a sort lies in the folder, or it cannot be read."""
 
     exit_code = 79
+
+
+class ExportError(TellapartError):
+    """A classifier for other programs."""
+
+
+class ExportDisagrees(ExportError):
+    """What was exported answers otherwise than the bundle does."""
+
+    exit_code = 80
+
+
+class NothingToCheckOn(ExportError):
+    """There are no pictures to check an export on, or to quantise with."""
+
+    exit_code = 81
+
+
+class CannotExport(ExportError):
+    """This classifier can not be given the form that was asked for, or not at that place."""
+
+    exit_code = 82
+
+
+class WebRuntimeNotFound(ExportError):
+    """ONNX Runtime Web, which a page needs, is not on this machine."""
+
+    exit_code = 83
+
+
+class NotQuantised(ExportError):
+    """8-bit execution was asked for, and the bundle carries no 8-bit graph."""
+
+    exit_code = 84

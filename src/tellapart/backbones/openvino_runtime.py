@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -157,6 +158,26 @@ def as_kept(values: NDArray[np.float32]) -> NDArray[np.float16]:
     """
     limit = float(np.finfo(np.float16).max)
     return np.clip(values, -limit, limit).astype(np.float16)
+
+
+def run_file(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Compute the only output of a model file (ONNX or OpenVINO's own) in 32 bits, unrounded."""
+    compiled = _core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    # One picture at a time: files may have been written for a batch of one.
+    return np.concatenate(
+        [np.array(compiled(pixels[row : row + 1])[0]) for row in range(len(pixels))]
+    )
+
+
+def save_ir(graph: bytes, path: Path, facts: Mapping[str, str]) -> None:
+    """Write ONNX bytes as OpenVINO's own format, .xml and .bin, in 32 bits.
+
+    facts: what `model.get_rt_info(["model_info", name])` shall answer.
+    """
+    model = _core().read_model(io.BytesIO(graph))
+    for name, value in facts.items():
+        model.set_rt_info(value, ["model_info", name])
+    ov.save_model(model, str(path), compress_to_fp16=False)
 
 
 @cache

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.bundle.manifest import FORMAT, Manifest, upgrade_1_to_2
+from tellapart.bundle.manifest import FORMAT, Int8, Manifest, upgrade_1_to_2
 from tellapart.data.catalog import SPLITS
-from tellapart.errors import BundleDamaged, BundleFromFuture, BundleNotFound
+from tellapart.errors import BundleDamaged, BundleFromFuture, BundleNotFound, NotQuantised
 from tellapart.evaluation.familiarity import Familiar
 from tellapart.files import replacing
 
@@ -32,9 +32,10 @@ MEMBERS = frozenset(
         "features.safetensors",
         "familiar.safetensors",
         "report.html",
+        "graph-int8.onnx",
     }
 )
-OPTIONAL = frozenset({"features.safetensors", "familiar.safetensors"})
+OPTIONAL = frozenset({"features.safetensors", "familiar.safetensors", "graph-int8.onnx"})
 # Turns the manifest of each earlier format into one of the next.
 UPGRADES = {1: upgrade_1_to_2}
 # A manifest of a thousand long class names is under 1 MB.
@@ -80,6 +81,21 @@ class Bundle:
     def graph(self) -> bytes:
         """ONNX bytes: `pixels` in; `features`, `logits` and, where one exists, `maps` out."""
         return self.member("graph.onnx")
+
+    @property
+    def int8_graph(self) -> bytes:
+        """The graph in 8 bits, with the head and the softmax in 32.
+
+        Raises:
+            NotQuantised: the bundle carries none.
+        """
+        if "graph-int8.onnx" not in self.manifest.sha256:
+            raise NotQuantised(
+                f"{self.path} carries no 8-bit graph; expected was one, as int8 was asked for. "
+                f"Nothing was computed. Put one in with: tellapart quantize {self.path.name} "
+                f"FOLDER, where FOLDER holds the pictures it was trained on; or leave int8 out."
+            )
+        return self.member("graph-int8.onnx")
 
     @property
     def weights(self) -> bytes:
@@ -185,6 +201,21 @@ def write_bundle(
         members["features.safetensors"] = _features_bytes(features)
     if familiar is not None:
         members["familiar.safetensors"] = _familiar_bytes(familiar)
+    return _write(path, manifest, members)
+
+
+def write_with_int8(bundle: Bundle, graph: bytes, facts: Int8, path: Path) -> Bundle:
+    """Write a bundle again, to `path`, with this 8-bit graph; all else as it was.
+
+    Raises:
+        BundleDamaged, DiskFull, NotWritable.
+    """
+    members = {name: bundle.member(name) for name in bundle.manifest.sha256}
+    manifest = bundle.manifest.model_copy(update={"int8": facts})
+    return _write(path, manifest, members | {"graph-int8.onnx": graph})
+
+
+def _write(path: Path, manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = manifest.model_copy(update={"sha256": sha256})
     with replacing(path) as temporary:

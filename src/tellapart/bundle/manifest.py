@@ -10,7 +10,8 @@ Formats:
 1  manifest.json, graph.onnx, weights.safetensors, features.safetensors (may be left out),
    report.html; zip without compression; SHA-256 of every member in the manifest.
 2  calibration.rules: when a picture is answered, and its candidates; familiar.safetensors (may be
-   left out): what tells pictures that belong to no class.
+   left out): what tells pictures that belong to no class; graph-int8.onnx (may be left out) and
+   `int8`: the graph in 8 bits, and what that costs and gains.
 """
 
 from __future__ import annotations
@@ -38,6 +39,30 @@ class Calibration(BaseModel):
     rules: Rules = Rules()
 
 
+class Int8(BaseModel):
+    """How the 8-bit graph was made, and what it costs and gains, measured when it was made.
+
+    Attributes:
+        n_calibration: training pictures that its ranges were taken from.
+        n: pictures that the others were measured on; split: whose they are, None if not known.
+        accuracy: share that was right in 32, 16 and 8 bits ("f32", "bf16", "int8"); None where
+            the pictures have no labels.
+        agreement: share of pictures to which 8 bits give the same class as 32.
+        largest_difference: of any probability between 8 and 32 bits.
+        pictures_per_s: network alone, in 32, 16 and 8 bits, on the machine that made it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_calibration: int
+    n: int
+    split: str | None
+    accuracy: dict[str, float] | None
+    agreement: float
+    largest_difference: float
+    pictures_per_s: dict[str, float]
+
+
 class Manifest(BaseModel):
     """Facts of a trained classifier. `classes` is the order of every array of size K."""
 
@@ -58,6 +83,7 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     made_on: str
     sha256: dict[str, str] = {}
+    int8: Int8 | None = None
 
     @property
     def n_classes(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tellapart.cli import judging, sorting, stock, training, using
+from tellapart.cli import exporting, judging, sorting, stock, training, using
 from tellapart.errors import TellapartError
 
 
@@ -57,6 +57,9 @@ for command in (
     stock.cache,
     sorting.sort,
     sorting.undo,
+    exporting.export,
+    exporting.quantize,
+    exporting.info,
 ):
     app.command()(command)
 app.add_typer(stock.backbones)

@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -56,6 +56,23 @@ Accept = Annotated[
     ),
 ]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+PrecisionName = Annotated[
+    str, typer.Option("--precision", help="auto, f32, bf16, or int8 where `quantize` put it in.")
+]
+
+
+def chosen_precision(name: str) -> Literal["f32", "bf16", "int8"] | None:
+    """Read a precision; None is what is fastest here without costing accuracy."""
+    known: dict[str, Literal["f32", "bf16", "int8"] | None] = {
+        "auto": None,
+        "f32": "f32",
+        "bf16": "bf16",
+        "int8": "int8",
+    }
+    if name not in known:
+        raise typer.BadParameter(f"--precision {name}: expected {', '.join(known)}.")
+    return known[name]
 
 
 def chosen_settings(texts: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,12 @@ from tellapart.cli.options import (
     Debug,
     Json,
     Model,
+    PrecisionName,
     Quiet,
     Verbose,
     a_few,
     chosen_minimums,
+    chosen_precision,
     open_progress,
     print_json,
 )
@@ -74,6 +76,7 @@ def predict(
         Path | None,
         typer.Option(metavar="DIR", help="Also draw what in each picture speaks for its answer."),
     ] = None,
+    precision: PrecisionName = "auto",
 ) -> None:
     """Say what is on pictures, with calibrated confidence."""
     from tellapart.inference.classifier import Classifier
@@ -87,7 +90,7 @@ def predict(
         raise typer.BadParameter("--resume goes on with an output: name it with --out.")
     if out and (show or explain):
         raise typer.BadParameter("--show and --explain draw what is printed: leave --out away.")
-    classifier = Classifier.load(model, accept=accept)
+    classifier = Classifier.load(model, chosen_precision(precision), accept)
     inputs = Inputs(pictures, column)
     progress = open_progress(quiet, verbose)
     if out:

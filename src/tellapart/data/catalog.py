@@ -161,6 +161,34 @@ def walk(folder: str | Path, put_aside: Callable[[SetAside], None]) -> Iterator[
         put_aside(last)
 
 
+def from_lists(
+    paths: Sequence[str | os.PathLike[str]],
+    labels: Sequence[str],
+    progress: Progress | None = None,
+) -> Catalog:
+    """Make a Catalog of picture files and their classes, one name a file; the order is the usual.
+
+    Paths are made absolute; the root is the folder that holds them all. A file given twice with
+    the same class counts once.
+
+    Raises:
+        DataNotFound: no files. AmbiguousData, NotEnoughClasses, NoReadablePicture.
+    """
+    if len(paths) != len(labels):
+        raise ValueError(f"{len(paths)} paths were given with {len(labels)} labels")
+    if not len(paths):
+        raise DataNotFound(
+            "No pictures were given. Expected paths of picture files and a class for each. "
+            "Nothing was read."
+        )
+    files = {
+        (str(label), str(Path(path).expanduser().absolute()), "")
+        for path, label in zip(paths, labels, strict=True)
+    }
+    root = Path(os.path.commonpath([Path(path).parent for _, path, _ in files]))
+    return _catalog(root, _Found(files=list(files)), progress or Progress("quiet"), 2)
+
+
 def _catalog(root: Path, found: _Found, progress: Progress, min_classes: int) -> Catalog:
     """Check what was found, hash every file, and put it in order."""
     for kind, count in sorted(found.others.items()):

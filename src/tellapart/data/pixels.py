@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union, cast
 
 import numpy as np
 import simplejpeg
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 Pixels: TypeAlias = NDArray[np.uint8]
+# What may be given for one picture: a path, a file's bytes, an open file, a Pillow image, or an
+# array (H, W, 3) uint8 RGB, (H, W) grey or (H, W, 4) with transparency.
+Picture: TypeAlias = Union[str, os.PathLike[str], bytes, IO[bytes], NDArray[Any], "Image.Image"]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -111,6 +114,33 @@ def read_pixels(path: str | Path, preprocessing: Preprocessing) -> Pixels:
         UnreadablePicture: the file cannot be opened, or is not a picture that can be read whole.
     """
     return evaluation_pixels(read_file(path), preprocessing)
+
+
+def picture_pixels(picture: Picture, preprocessing: Preprocessing) -> Pixels:
+    """Turn a picture of any kind that `Picture` names into what the network sees: (S, S, 3) uint8.
+
+    Raises:
+        UnreadablePicture: a file that cannot be opened, or bytes that are no whole picture.
+        TypeError: it is nothing of what `Picture` names.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return read_pixels(os.fspath(picture), preprocessing)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return evaluation_pixels(bytes(picture), preprocessing)
+    if isinstance(picture, np.ndarray):
+        return fit_pixels(_array_to_rgb(picture), preprocessing)
+    # A Pillow image that was opened from a file has no `read`; an open file has no `getbands`.
+    if hasattr(picture, "getbands"):
+        try:
+            return fit_pixels(to_rgb(cast("Image.Image", picture)), preprocessing)
+        except OSError as error:  # It was opened, and is only read now.
+            raise UnreadablePicture(f"is cut off or damaged ({error})") from error
+    if hasattr(picture, "read"):
+        return evaluation_pixels(picture.read(), preprocessing)
+    raise TypeError(
+        f"A picture is a path, bytes, an open binary file, a Pillow image or a uint8 array of "
+        f"shape (H, W, 3), not {type(picture).__name__}."
+    )
 
 
 def fit_pixels(picture: Pixels, preprocessing: Preprocessing) -> Pixels:
@@ -249,6 +279,27 @@ def to_rgb(image: Image.Image) -> Pixels:
         white = PillowImage.new("RGBA", image.size, "white")
         image = PillowImage.alpha_composite(white, image)
     return _turn_upright(np.array(image.convert("RGB")), orientation)
+
+
+def _array_to_rgb(array: NDArray[Any]) -> Pixels:
+    """Check an array, and give it three channels."""
+    from PIL import Image as PillowImage
+
+    shape = array.shape
+    if (
+        array.dtype != np.uint8
+        or 0 in shape
+        or not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4)))
+    ):
+        raise TypeError(
+            f"An array that is a picture is uint8, 0 to 255, of shape (H, W, 3) RGB, (H, W) grey "
+            f"or (H, W, 4), not {array.dtype} of shape {shape}."
+        )
+    if array.ndim == 3 and shape[2] == 3:
+        return array
+    grey = array.ndim == 2 or shape[2] == 1
+    plain = np.ascontiguousarray(array.reshape(shape[:2]) if grey else array)
+    return to_rgb(PillowImage.fromarray(plain))
 
 
 def available_cores() -> int:
@@ -415,3 +466,13 @@ def shrunk(data: bytes, side_px: int) -> Pixels:
     return np.asarray(
         imgproc.resize(np.ascontiguousarray(picture), (rows, columns), "bicubic", antialias=True)
     )
+
+
+def thumbnail(data: bytes, side_px: int) -> bytes:
+    """Shrink a picture file to a JPEG whose longer side is at most side_px, upright.
+
+    Raises:
+        UnreadablePicture: the bytes are not a picture that can be read whole.
+    """
+    jpeg: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(shrunk(data, side_px)), quality=80)
+    return jpeg

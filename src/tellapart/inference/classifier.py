@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,14 @@ from numpy.typing import NDArray
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime, Precision
 from tellapart.bundle.bundle import Bundle, damaged, open_bundle
 from tellapart.bundle.manifest import Manifest
-from tellapart.data.pixels import Pixels, decode_with_names, read_pixels
+from tellapart.data.pixels import Picture, Pixels, decode_with_names, picture_pixels, read_pixels
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.calibration import softmax
 from tellapart.evaluation.decision import Decisions, decide, reason, with_accept
 from tellapart.inference.explaining import Explainer, Explanation
+
+if TYPE_CHECKING:
+    import pandas
 
 # Below this many pictures one at a time is sooner done than a compiled stream of batches.
 FEW = 24
@@ -30,14 +34,15 @@ FEW = 24
 _FLUSH_ERRORS = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
-    """The answer for one picture.
+    """The answer for one picture; in a notebook it shows the picture with a bar for each class.
 
     `label` is the most probable class, also of a picture that is `unsure`: `reason` then says
     why. `candidates` are the classes that stay possible, the most probable first: one or more.
     `top` holds (class, probability) pairs, the most probable first. A picture that could not be
-    read has `error` set and no label.
+    read has `error` set and no label. `path` is the file's, or says which one of those that were
+    given it was ("picture 0"); `picture` is what was given, where that was no path.
     """
 
     path: str
@@ -48,6 +53,21 @@ class Prediction:
     unsure: bool = False
     candidates: tuple[str, ...] = ()
     reason: str | None = None
+    picture: Any = field(default=None, compare=False, kw_only=True)
+
+    def __repr__(self) -> str:
+        """Say in a line what the answer is."""
+        if self.error is not None or self.label is None or self.confidence is None:
+            return f"<Prediction {self.path}: not read, it {self.error}>"
+        others = ", ".join(f"{label} {value:.1%}" for label, value in self.top[1:3])
+        beside = f" ({others})" if others else ""
+        doubt = f", unsure: {self.reason}" if self.unsure else ""
+        return f"<Prediction {self.path}: {self.label} {self.confidence:.1%}{beside}{doubt}>"
+
+    def _repr_html_(self) -> str:
+        from tellapart.inference.notebook import as_html
+
+        return as_html([self])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON types, keys as documented for `predict --json`."""
@@ -63,6 +83,25 @@ class Prediction:
         }
 
 
+class Predictions(list[Prediction]):
+    """The answers for several pictures: a list that shows as pictures with bars in a notebook."""
+
+    def _repr_html_(self) -> str:
+        from tellapart.inference.notebook import as_html
+
+        return as_html(self)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return a pandas frame, a row a picture: what `as_dict` says, and a column a class of top.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        from tellapart.inference.notebook import as_frame
+
+        return as_frame(self)
+
+
 class Classifier:
     """A trained classifier, read from one file.
 
@@ -72,25 +111,34 @@ class Classifier:
     """
 
     def __init__(
-        self, bundle: Bundle, precision: Precision | None = None, accept: float | None = None
+        self,
+        bundle: Bundle,
+        precision: Precision | Literal["int8"] | None = None,
+        accept: float | None = None,
     ) -> None:
         self._bundle = bundle
-        self._precision = precision
+        # What is not in 8 bits runs in what is fastest.
+        self._precision: Precision | None = None if precision == "int8" else precision
+        self._graph = bundle.int8_graph if precision == "int8" else None
         rules = bundle.manifest.calibration.rules
         self.rules = rules if accept is None else with_accept(rules, accept)
 
     @classmethod
     def load(
-        cls, path: str | Path, precision: Precision | None = None, accept: float | None = None
+        cls,
+        path: str | Path,
+        precision: Precision | Literal["int8"] | None = None,
+        accept: float | None = None,
     ) -> Classifier:
         """Open a .tellapart file.
 
-        precision: "bf16" or "f32"; None takes what is fastest on this machine.
+        precision: "bf16" or "f32"; "int8" takes the 8-bit graph that `quantize` put in; None
+            takes what is fastest on this machine without costing accuracy.
         accept: the accuracy wanted among the pictures that are not called unsure; None: as set
             in the file.
 
         Raises:
-            BundleNotFound, BundleDamaged, BundleFromFuture.
+            BundleNotFound, BundleDamaged, BundleFromFuture, NotQuantised.
         """
         return cls(open_bundle(path), precision, accept)
 
@@ -104,29 +152,43 @@ class Classifier:
         """Class names, in the order of every array of size K."""
         return self.manifest.classes
 
-    def predict(
-        self, pictures: str | Path | Iterable[str | Path], top: int = 5
-    ) -> list[Prediction]:
-        """Answer for each picture file (or the only one), in order.
+    @overload  # A str is one picture, though it is an iterable of str too.
+    def predict(  # type: ignore[overload-overlap]
+        self, pictures: Picture, top: int = 5
+    ) -> Prediction: ...
 
-        Unreadable ones have `error` set.
+    @overload
+    def predict(self, pictures: Iterable[Picture], top: int = 5) -> Predictions: ...
+
+    def predict(
+        self, pictures: Picture | Iterable[Picture], top: int = 5
+    ) -> Prediction | Predictions:
+        """Answer for one picture, or for each of several, in order.
+
+        pictures: one is a path, the bytes of a file, an open binary file, a Pillow image, or an
+            array (H, W, 3) uint8 RGB, (H, W) grey or (H, W, 4); it gives one Prediction. Any
+            iterable of these, or an array (N, H, W, 3), gives a list of them.
+
+        Unreadable ones have `error` set; what is no picture at all is a TypeError.
         """
-        if isinstance(pictures, str | Path):
-            pictures = [pictures]
-        return list(self.stream([str(path) for path in pictures], top))
+        if is_one(pictures):
+            return next(self.stream([cast("Picture", pictures)], top))
+        return Predictions(self.stream(list(cast("Iterable[Picture]", pictures)), top))
 
     def stream(
-        self, paths: Iterable[str], top: int = 5, ordered: bool = True
+        self, pictures: Iterable[Picture], top: int = 5, ordered: bool = True
     ) -> Iterator[Prediction]:
-        """Answer for each picture file, in bounded memory.
+        """Answer for each picture, in bounded memory.
 
         ordered: False answers in the order in which files are read, so none waits for a slow one.
         """
-        for path, result in self._features(paths, ordered):
+        for row, (picture, result) in enumerate(self._features(pictures, ordered)):
+            name = _name(picture, row)
             if isinstance(result, UnreadablePicture):
-                yield Prediction(path, None, None, error=str(result))
+                found = Prediction(name, None, None, error=str(result))
             else:
-                yield from self.answers([path], result[None], top)
+                (found,) = self.answers([name], result[None], top)
+            yield found if _is_path(picture) else replace(found, picture=picture)
 
     def answers(
         self, paths: Sequence[str], features: NDArray[np.float16], top: int = 5
@@ -182,26 +244,30 @@ class Classifier:
             self._precision,
         )
 
-    def logits(self, paths: Iterable[str]) -> Iterator[NDArray[np.float32] | UnreadablePicture]:
-        """Yield (K,) logits of each picture file in order, or why it could not be read."""
-        for _, result in self._features(paths):
+    def logits(
+        self, pictures: Iterable[Picture]
+    ) -> Iterator[NDArray[np.float32] | UnreadablePicture]:
+        """Yield (K,) logits of each picture in order, or why it could not be read."""
+        for _, result in self._features(pictures):
             yield result if isinstance(result, UnreadablePicture) else self.head(result[None])[0]
 
-    def features(self, paths: Iterable[str]) -> Iterator[NDArray[np.float16] | UnreadablePicture]:
-        """Yield (D,) features of each picture file in order, or why it could not be read."""
-        return (result for _, result in self._features(paths))
+    def features(
+        self, pictures: Iterable[Picture]
+    ) -> Iterator[NDArray[np.float16] | UnreadablePicture]:
+        """Yield (D,) features of each picture in order, or why it could not be read."""
+        return (result for _, result in self._features(pictures))
 
     def _features(
-        self, paths: Iterable[str], ordered: bool = True
-    ) -> Iterator[tuple[str, NDArray[np.float16] | UnreadablePicture]]:
-        """Yield each path with its (D,) features, or why it could not be read."""
-        rest = iter(paths)
+        self, pictures: Iterable[Picture], ordered: bool = True
+    ) -> Iterator[tuple[Picture, NDArray[np.float16] | UnreadablePicture]]:
+        """Yield each picture with its (D,) features, or why it could not be read."""
+        rest = iter(pictures)
         first = list(islice(rest, FEW))
-        read = partial(read_pixels, preprocessing=self.manifest.preprocessing)
+        read = partial(picture_pixels, preprocessing=self.manifest.preprocessing)
         workers = 1 if len(first) == 1 else None
         decoded = decode_with_names(chain(first, rest), read, workers, ordered)
         # What went into the network or was unreadable, and was not answered yet.
-        waiting: deque[tuple[str, UnreadablePicture | None]] = deque()
+        waiting: deque[tuple[Picture, UnreadablePicture | None]] = deque()
 
         def readable() -> Iterator[Pixels]:
             n_errors = 0
@@ -266,7 +332,7 @@ class Classifier:
         Raises:
             BundleDamaged: somebody changed one of them by hand.
         """
-        graph = self._bundle.graph
+        graph = self._graph or self._bundle.graph
         try:
             runtime = OpenVinoRuntime(graph, precision=self._precision, latency=latency)
             n_classes = len(runtime.constant("head.bias"))
@@ -286,8 +352,31 @@ class Classifier:
 
 
 def _errors_first(
-    waiting: deque[tuple[str, UnreadablePicture | None]],
-) -> Iterator[tuple[str, UnreadablePicture]]:
+    waiting: deque[tuple[Picture, UnreadablePicture | None]],
+) -> Iterator[tuple[Picture, UnreadablePicture]]:
     """Take the unreadable ones from the left, up to the next that has an answer."""
     while waiting and (error := waiting[0][1]) is not None:
         yield waiting.popleft()[0], error
+
+
+def is_one(pictures: object) -> bool:
+    """Whether this is one picture, rather than several."""
+    if isinstance(pictures, np.ndarray):
+        return pictures.ndim < 4
+    several = isinstance(pictures, Iterable) and not isinstance(
+        pictures, str | os.PathLike | bytes | bytearray | memoryview
+    )
+    # Files and Pillow images can be iterated over too, by lines and by nothing of use.
+    return not several or hasattr(pictures, "read") or hasattr(pictures, "getbands")
+
+
+def _is_path(picture: object) -> bool:
+    return isinstance(picture, str | os.PathLike)
+
+
+def _name(picture: object, row: int) -> str:
+    """Name a picture by its path, by that of the open file or image, or by its place."""
+    if isinstance(picture, str | os.PathLike):
+        return os.fspath(picture)
+    name = getattr(picture, "filename", None) or getattr(picture, "name", None)
+    return name if isinstance(name, str) else f"picture {row}"

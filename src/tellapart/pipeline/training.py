@@ -68,7 +68,7 @@ N_CHECKED = 16
 
 
 def train(
-    data: str | Path,
+    data: str | Path | Catalog,
     output: str | Path | None = None,
     *,
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
@@ -80,7 +80,8 @@ def train(
 ) -> TrainResult:
     """Learn to tell the pictures in a folder apart; write a classifier and a report.
 
-    data: a folder of class folders, or of train/valid/test folders that hold them.
+    data: a folder of class folders, or of train/valid/test folders that hold them; or a Catalog,
+        such as `data.catalog.from_lists` makes of paths and labels.
     output: the .tellapart file; by default named as the folder, in the current folder. The
         report lies beside it.
     recipe: a built-in one by name, a TOML file, or a Recipe.
@@ -95,7 +96,8 @@ def train(
     progress = replace(progress or Progress(), seconds={})
     began = time.monotonic()
     with progress.stage("total"):
-        target = inputs.output_path(Path(data), output)
+        root = data.root if isinstance(data, Catalog) else Path(data)
+        target = inputs.output_path(root, output)
         source = open_source(data, target, recipe, settings, start, progress)
         with progress.stage("prepare"):
             stand = prepare(source, device, progress)
@@ -160,7 +162,7 @@ class Stand:
 
 
 def open_source(
-    data: str | Path,
+    data: str | Path | Catalog,
     target: Path,
     recipe: Recipe | str | Path,
     settings: Mapping[str, Any] | None,
@@ -179,7 +181,7 @@ def open_source(
         )
     if before is not None:
         chosen = chosen.model_copy(update={"backbone": before.manifest.backbone})
-    scanned = scan(data, progress)
+    scanned = data if isinstance(data, Catalog) else scan(data, progress)
     sides = inputs.remembered_sides(target, before)
     # Sides need no pixels; a hopeless folder is refused here.
     catalog = inputs.split(scanned, chosen.data, sides)
