@@ -122,6 +122,23 @@ def test_evaluation_needs_no_torch(tellapart: Callable[..., Any], trained: Any) 
     assert json.loads(ended.stdout)["n"] == 60
 
 
+def test_drawings_and_reports_need_no_torch(
+    tellapart: Callable[..., Any], trained: Any, tmp_path: Path
+) -> None:
+    """Maps of what spoke for an answer, cards and the report of an evaluation are drawn, too."""
+    nowhere = {"TELLAPART_CACHE": "/nowhere"}
+    picture = sorted((trained.data / "1").iterdir())[0]
+    drawn = ("--explain", tmp_path / "why", "--show", tmp_path / "shown")
+    ended = tellapart("predict", trained.bundle, picture, *drawn, **nowhere)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "why" / f"{picture.name}.why.png").exists()
+    assert (tmp_path / "shown" / f"{picture.name}.answer.png").exists()
+    page = tmp_path / "page.html"
+    ended = tellapart("evaluate", trained.bundle, trained.data, "--report", page, **nowhere)
+    assert ended.returncode == 0, ended.stderr
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
 def test_the_other_commands_need_no_torch(
     tellapart: Callable[..., Any], trained: Any, tmp_path: Path
 ) -> None:

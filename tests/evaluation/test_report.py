@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,22 +19,29 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tellapart.data.inspection import Finding
-from tellapart.evaluation.calibration import softmax
+from tellapart.evaluation.calibration import reliability, softmax
 from tellapart.evaluation.curves import CurvePoint
+from tellapart.evaluation.decision import Rules, TradePoint
+from tellapart.evaluation.figures import as_json, tables
 from tellapart.evaluation.report import (
+    Answered,
     Calibration,
     Mistake,
     PhaseRow,
     ProbePoint,
     Report,
+    Shown,
+    Suspect,
     percent,
     render,
     worst_mistakes,
 )
-from tellapart.evaluation.scores import score
+from tellapart.evaluation.scores import interval, score
+from tellapart.pipeline.gallery import webp
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+    from playwright.sync_api import Page as BrowserPage
 
 SPACE = "\N{NO-BREAK SPACE}"
 CURVES = tuple(
@@ -60,6 +69,9 @@ def thumbnail(seed: int) -> bytes:
     return target.getvalue()
 
 
+SMALL = webp(np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8))
+
+
 def example(k: int, names: tuple[str, ...] = ()) -> Report:
     """Return a report with every section, on `k` classes of which the first have `names`."""
     rng = np.random.default_rng(k)
@@ -69,6 +81,7 @@ def example(k: int, names: tuple[str, ...] = ()) -> Report:
     logits[np.arange(len(labels)), labels] += 1.5
     probs = softmax(logits)
     rows = worst_mistakes(probs, labels)
+    decisions = probs.max(axis=1) >= 0.6
     strengths = np.logspace(-3, 2, 6).tolist()
     return Report(
         title="Flowers <told> apart",
@@ -90,6 +103,7 @@ def example(k: int, names: tuple[str, ...] = ()) -> Report:
                 predicted=classes[probs[row].argmax()],
                 confidence=float(probs[row].max()),
                 thumbnail_jpeg=thumbnail(row),
+                why_jpeg=SMALL,
             )
             for row in rows
         ),
@@ -100,6 +114,38 @@ def example(k: int, names: tuple[str, ...] = ()) -> Report:
         facts={"backbone": "efficientnet_lite0"},
         curves=CURVES,
         phases=PHASES,
+        pictures=tuple(
+            Shown(
+                f"test/{row}.jpg",
+                int(labels[row]),
+                int(probs[row].argmax()),
+                float(probs[row].max()),
+                not decisions[row],
+                SMALL,
+                SMALL if probs[row].argmax() != labels[row] else None,
+            )
+            for row in range(min(len(labels), 130))
+        ),
+        suspects=(Suspect("a/<i>.jpg", "train", classes[0], classes[1], 0.02, 0.9, SMALL),),
+        n_suspects=31,
+        reliability=(reliability(softmax(2 * logits), labels), reliability(probs, labels)),
+        answered=Answered(
+            rules=Rules(threshold=0.6),
+            answered=interval(int(decisions.sum()), len(labels)),
+            right=interval(int((decisions & (probs.argmax(1) == labels)).sum()), decisions.sum())
+            if decisions.any()
+            else None,
+            covered=interval(len(labels) - 1, len(labels)),
+            candidates=1.75,
+            trade=tuple(
+                TradePoint(
+                    threshold,
+                    int((probs.max(axis=1) >= threshold).sum()),
+                    int(((probs.max(axis=1) >= threshold) & (probs.argmax(1) == labels)).sum()),
+                )
+                for threshold in (1.0, 0.9, 0.6, 0.3, 0.0)
+            ),
+        ),
     )
 
 
@@ -126,13 +172,15 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize("k", [2, 6, 21, 102])
 def test_page_loads_nothing_from_outside(k: int) -> None:
-    """Every address is inside the page, there is no script, and the page forbids requests."""
+    """Every address is inside the page, no script but our own may run, and no request be made."""
     html = render(example(k))
     page = Page(html)
     assert page.addresses
     assert [a for a in page.addresses if not a.startswith(("data:", "#"))] == []
-    assert not {"script", "iframe", "object", "form"} & set(page.tags)
-    assert "http:" not in html
+    assert not {"iframe", "object", "form"} & set(page.tags)
+    assert page.tags.count("script") == 2
+    # Besides the name of SVG itself, which is no address.
+    assert "http:" not in html.replace("http://www.w3.org/2000/svg", "")
     assert "https:" not in html
     assert "url(" not in html
     assert "@import" not in html
@@ -144,8 +192,7 @@ def test_names_are_text_never_html(k: int) -> None:
     """Names with HTML, quotes and other scripts appear as written and start no element."""
     html = render(example(k, ODD_NAMES))
     page = Page(html)
-    assert "script" not in page.tags
-    assert "<script" not in html
+    assert page.tags.count("script") == html.count("<script") == 2
     assert page.tags.count("html") == 1
     for name in (*ODD_NAMES, "Flowers <told> apart", "a/b.jpg: <html>"):
         assert name in page.text
@@ -185,7 +232,8 @@ def test_only_all_reads_as_all(share: float, shown: str) -> None:
 
 def test_without_scores_the_page_says_so() -> None:
     """Where nothing was set aside there is no matrix, and a sentence says why."""
-    page = Page(render(replace(example(3), scores=None, scored_split=None, mistakes=())))
+    bare = replace(example(3), scores=None, scored_split=None, mistakes=(), pictures=())
+    page = Page(render(bare))
     assert "Nothing was scored" in page.text
     assert "Confusion matrix" not in page.text
 
@@ -209,6 +257,7 @@ def test_102_classes_stay_below_5_mb() -> None:
     """A page with 102 classes and 24 thumbnails can still be mailed."""
     html = render(example(102))
     assert html.count("data:image/jpeg") == 24
+    assert html.count("data:image/webp") > 130
     assert len(html.encode()) < 5_000_000
 
 
@@ -309,7 +358,7 @@ def test_a_diverged_training_still_has_a_page(loss: float) -> None:
 def test_a_reason_is_text_never_html() -> None:
     """What a phase says of itself starts no element."""
     page = Page(render(replace(example(3), phases=(replace(PHASES[0], reason="<script>x"),))))
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 2
     assert "kept: <script>x" in page.text
 
 
@@ -355,3 +404,180 @@ def test_page_opens_in_a_browser(browser: Browser, tmp_path: Path, k: int, schem
     assert headings[:3] == ["Result", "Confusion matrix", "The worst mistakes"]
     assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0 && i.alt)")
     page.close()
+
+
+def opened(browser: Browser, tmp_path: Path, report: Report, **options: Any) -> BrowserPage:
+    """Open a report in the browser."""
+    file = tmp_path / "report.html"
+    file.write_text(render(report), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 390, "height": 800}, **options)
+    page.goto(file.as_uri())
+    return page
+
+
+@pytest.mark.parametrize("k", [6, 30])
+def test_a_cell_shows_its_pictures(browser: Browser, tmp_path: Path, k: int) -> None:
+    """A click shows exactly the pictures of the cell in the page; Escape closes and goes back."""
+    report = example(k, ODD_NAMES)
+    page = opened(browser, tmp_path, report)
+    one = next(one for one in report.pictures if not one.right)
+    same = [p for p in report.pictures if (p.actual, p.predicted) == (one.actual, one.predicted)]
+    selector = f'[data-cell="{one.actual}-{one.predicted}"]'
+    page.locator(f"{selector} button" if k <= 20 else selector).click()
+    panel = page.locator("#cell")
+    assert panel.is_visible()
+    assert panel.locator("li").count() == len(same)
+    assert panel.locator("li strong").first.inner_text() == f"✗ {report.classes[one.predicted]}"
+    files = panel.locator("li small:last-child").all_inner_texts()
+    assert sorted(files) == sorted(p.path for p in same)
+    assert panel.get_by_role("heading").inner_text().startswith(report.classes[one.actual])
+    assert panel.locator("img.why").first.is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.keyboard.press("Escape")
+    assert panel.is_hidden()
+    assert page.evaluate("document.activeElement.closest('[data-cell]')?.dataset.cell") == (
+        f"{one.actual}-{one.predicted}"
+    )
+    page.close()
+
+
+@pytest.mark.parametrize("k", [6, 30])
+def test_cells_are_used_by_keyboard(browser: Browser, tmp_path: Path, k: int) -> None:
+    """All cells are one stop of the tab key; arrows move between them and Enter opens."""
+    report = example(k)
+    page = opened(browser, tmp_path, report)
+    stops = '[data-cell] button[tabindex="0"], svg [data-cell][tabindex="0"]'
+    assert page.locator(stops).count() == 1
+    page.locator("[data-cell] button, svg [data-cell]").first.focus()
+    where = "document.activeElement.closest('[data-cell]').dataset.cell"
+    assert page.evaluate(where) == "0-0"
+    page.keyboard.press("ArrowDown")
+    row, _ = map(int, page.evaluate(where).split("-"))
+    assert row == 1
+    before = page.evaluate(where)
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(where) != before
+    words = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    page.keyboard.press("Enter")
+    assert page.locator("#cell h3").inner_text() == words
+    page.close()
+
+
+def test_confused_pairs_open_their_pictures(browser: Browser, tmp_path: Path) -> None:
+    """With many classes the table of confused pairs leads to the same pictures."""
+    page = opened(browser, tmp_path, example(30))
+    button = page.locator("button[data-open]").first
+    button.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#cell").is_visible()
+    page.get_by_role("button", name="Close").click()
+    assert page.locator("#cell").is_hidden()
+    page.close()
+
+
+def test_more_pictures_than_the_page_holds(browser: Browser, tmp_path: Path) -> None:
+    """Where a cell has more pictures than the page, how many are shown is said."""
+    report = example(3)
+    page = opened(browser, tmp_path, replace(report, pictures=report.pictures[:1]))
+    shown = report.pictures[0]
+    page.locator(f'[data-cell="{shown.actual}-{shown.predicted}"] button').click()
+    assert "1 of them are shown here." in page.locator("#cell").inner_text()
+    page.close()
+
+
+def test_figures_are_saved_as_files(browser: Browser, tmp_path: Path) -> None:
+    """Each figure comes as CSV and JSON with the numbers shown, and as a PNG that is not blank."""
+    report = example(6, ODD_NAMES)
+    page = opened(browser, tmp_path, report, accept_downloads=True)
+    numbers = tables(report)
+    figures = page.locator("[data-figure]")
+    names = [figures.nth(i).get_attribute("data-figure") for i in range(figures.count())]
+    assert set(names) == set(numbers)
+    for name in ("confusion", "reliability", "predictions"):
+        bar = page.locator(f'[data-figure="{name}"] > .files')
+        saved = {}
+        for kind in ("CSV", "JSON", "PNG"):
+            with page.expect_download() as download:
+                bar.get_by_role("button", name=kind).click()
+            assert download.value.suggested_filename == f"Flowers-told-apart-{name}.{kind.lower()}"
+            saved[kind] = Path(download.value.path()).read_bytes()
+        rows = list(csv.DictReader(io.StringIO(saved["CSV"].decode(), newline="")))
+        told = json.loads(saved["JSON"])
+        assert len(rows) == len(told) == len(numbers[name].rows)
+        assert list(rows[0]) == list(told[0]) == list(numbers[name].columns)
+        assert next(iter(rows[-1].values())) == str(numbers[name].rows[-1][0])
+        drawn = Image.open(io.BytesIO(saved["PNG"]))
+        assert drawn.format == "PNG"
+        assert len(drawn.convert("RGB").getcolors(1 << 24) or ()) > 20
+    page.close()
+
+
+def test_grid_can_show_the_wrong_alone(browser: Browser, tmp_path: Path) -> None:
+    """Wrong ones bear words and a mark, not colour alone, and can be shown by themselves."""
+    report = example(3)
+    page = opened(browser, tmp_path, report)
+    in_view = report.pictures[:48]
+    cards = page.locator("#grid > .grid .card")
+    assert cards.count() == len(in_view)
+    wrong = [i for i, one in enumerate(in_view) if not one.right]
+    assert cards.nth(wrong[0]).inner_text().startswith("✗ ")
+    assert "labelled" in cards.nth(wrong[0]).inner_text()
+    page.locator("#only-wrong").check()
+    assert [cards.nth(i).is_visible() for i in range(len(in_view))] == [
+        not one.right for one in in_view
+    ]
+    page.close()
+
+
+def test_without_scripts_everything_is_there(browser: Browser, tmp_path: Path) -> None:
+    """Where scripts are switched off, matrix, pictures and numbers are still read."""
+    page = opened(browser, tmp_path, example(6), java_script_enabled=False)
+    assert page.locator(".card").count() == 126
+    assert page.locator("td[data-cell]").first.inner_text().strip()
+    assert page.locator(".hint").is_hidden()
+    page.close()
+
+
+def test_print_leaves_out_what_can_only_be_clicked(browser: Browser, tmp_path: Path) -> None:
+    """On paper there are no buttons, no folded pictures and no links to sections."""
+    page = opened(browser, tmp_path, example(6))
+    page.emulate_media(media="print")
+    for selector in (".files", ".choice", ".more", ".hint", "nav"):
+        assert page.locator(selector).first.is_hidden()
+    assert page.locator("#confusion table").is_visible()
+    assert page.locator("details.numbers table").first.is_visible()
+    page.close()
+
+
+def test_figures_hold_every_number() -> None:
+    """The tables name the classes; what is no number becomes nothing, no name ends the block."""
+    report = example(4, ODD_NAMES)
+    found = json.loads(as_json(report))
+    assert set(found) == set(tables(report))
+    assert report.scores is not None
+    cells = {(row[0], row[1]): row[2] for row in found["confusion"]["rows"]}
+    for i, actual in enumerate(report.classes):
+        for j, predicted in enumerate(report.classes):
+            assert cells[actual, predicted] == report.scores.confusion[i, j]
+    assert "<" not in as_json(report)
+    diverged = replace(CURVES[0], train_loss=float("nan"))
+    epochs = json.loads(as_json(replace(report, curves=(diverged,))))["epochs"]
+    assert epochs["rows"][0][epochs["columns"].index("train_loss")] is None
+
+
+def test_labels_to_check_are_told() -> None:
+    """Both names with their probabilities, and how many there are beside those shown."""
+    text = words(render(example(3)))
+    assert "31 labels are probably wrong; the 1 likeliest are shown" in text
+    assert "class 0 2.0 %" in text
+    assert "class 1 90.0 % a/<i>.jpg, in train" in text
+
+
+def test_the_trade_is_told() -> None:
+    """How many are answered, how many of these rightly, and what the candidates cover."""
+    report = example(3)
+    assert report.answered is not None and report.answered.right is not None
+    text = words(render(report))
+    share = percent(report.answered.answered.value).replace(SPACE, " ")
+    assert f"{share} were answered, " in text
+    assert "The candidates, 1.75 a picture, held the right class for" in text
