@@ -78,6 +78,17 @@ EVALUATE_KEYS = {
     "classes": list,
     "confusion": list,
     "per_class": list,
+    "intervals": dict,
+    "top5": (dict, type(None)),
+    "balanced_accuracy": dict,
+    "weighted_precision": dict,
+    "weighted_recall": dict,
+    "weighted_f1": dict,
+    "brier": dict,
+    "ece": dict,
+    "auroc": (dict, type(None)),
+    "answered": dict,
+    "candidates": dict,
     "split": (str, type(None)),
     "unknown_classes": list,
     "n_unknown": int,
@@ -306,7 +317,14 @@ def test_evaluate_prints_one_json_object(command: Command, format_1: Path, label
     assert found["confusion"] == [[1, 0, 0], [1, 0, 0], [0, 0, 2]]
     assert found["unknown_classes"] == ["violet"]
     assert (found["n_unknown"], found["n_unreadable"], found["split"]) == (1, 1, None)
-    assert set(found["per_class"][0]) == {"name", "n", "precision", "recall", "f1"}
+    assert set(found["per_class"][0]) == {
+        *("name", "n", "precision", "recall", "f1", "n_predicted", "auroc"),
+        *("precision_interval", "recall_interval", "f1_interval"),
+    }
+    assert set(found["answered"]) == {
+        *("share", "accuracy", "low", "high", "n", "accept", "threshold", "promised"),
+    }
+    assert set(found["candidates"]) == {"level", "coverage", "low", "high", "mean_size"}
 
 
 def test_evaluate_in_words(command: Command, format_1: Path, labelled: Path) -> None:
@@ -318,11 +336,18 @@ def test_evaluate_in_words(command: Command, format_1: Path, labelled: Path) -> 
         "Pictures         4",
         "Accuracy         0.7500  (95 % interval 0.1941 to 0.9937)",
     ]
-    assert [line.split("  ")[0] for line in out.splitlines()[4:]] == [
+    assert [line[:16].strip() for line in out.splitlines()[4:]] == [
         "Macro precision",
         "Macro recall",
         "Macro f1",
         "Log loss",
+        "Weighted f1",
+        "Brier score",
+        "Calibration err.",
+        "AUROC",
+        "Answered",
+        "In candidates",
+        "Candidates each",
     ]
 
 

@@ -140,7 +140,7 @@ def test_the_stored_bundle_of_format_2_still_decides_the_same(colours: Path) -> 
     bundle = open_bundle(FORMATS / "format_2.tellapart")
     rules = bundle.manifest.calibration.rules
     assert (rules.accept, rules.threshold, rules.promised) == (0.9, 0.800474, True)
-    assert (rules.masses, rules.strange_above, rules.n) == ((0.6, 0.0), 9.0, 400)
+    assert (rules.masses, rules.strange_above, rules.n) == ((0.6, 0.0), 12.0, 400)
     assert len(rules.trade) == 31
     pictures = [colours / f"{name}.png" for name in ("blue", "green", "red", "grey", "mixed")]
     answers = Classifier(bundle, "f32").predict(pictures)

@@ -14,6 +14,7 @@ from tellapart.evaluation.calibration import (
     TEMPERATURE_MIN,
     expected_calibration_error,
     fit_temperature,
+    reliability,
     softmax,
 )
 
@@ -71,12 +72,12 @@ def test_temperature_is_recovered(true: float, k: int) -> None:
 def test_no_other_temperature_is_better(seed: int, true: float) -> None:
     """The smoothed loss at the fitted temperature is at most that on a grid over the bounds."""
     logits, labels = sampled(seed, n=60, k=4, temperature=true)
-    share = 1 / (len(labels) + 1)
+    share = 0.5 / (len(labels) + 1)
 
     def smoothed(temperature: float) -> float:
         probs = softmax(logits, temperature).astype(np.float64)
-        everywhere = float(-np.log(probs).mean())
-        return (1 - share) * log_loss(logits, labels, temperature) + share * everywhere
+        runner_up = float(-np.log(np.sort(probs, axis=1)[:, -2]).mean())
+        return (1 - share) * log_loss(logits, labels, temperature) + share * runner_up
 
     best = smoothed(fit_temperature(logits, labels))
     grid = np.geomspace(TEMPERATURE_MIN, TEMPERATURE_MAX, 40)
@@ -110,6 +111,33 @@ def test_temperature_lowers_the_calibration_error() -> None:
     after = expected_calibration_error(softmax(held_out, temperature), truth)
     assert after < 0.03
     assert before > 0.2
+
+
+@pytest.mark.parametrize("k", [2, 10, 102])
+def test_twenty_that_are_all_right_are_no_proof_of_certainty(k: int) -> None:
+    """However many classes, the mean confidence stays a little below one."""
+    logits = np.random.default_rng(0).normal(size=(20, k)).astype(np.float32)
+    labels = np.arange(20) % k
+    logits[np.arange(20), labels] += 5
+    confidence = softmax(logits, fit_temperature(logits, labels)).max(axis=1).mean()
+    assert 0.94 < confidence < 0.99
+
+
+@given(confidence=st.lists(st.floats(0.01, 1), min_size=1, max_size=60), seed=st.integers(0, 1000))
+def test_a_reliability_diagram_accounts_for_every_picture(
+    confidence: list[float], seed: int
+) -> None:
+    """Bins hold all pictures, each in its own range, none empty, and add up to the error."""
+    probs = np.array(confidence)[:, None] * np.array([[1.0, 0.0]])
+    labels = np.random.default_rng(seed).integers(0, 2, len(confidence))
+    found = reliability(probs, labels)
+    assert sum(one.n for one in found.bins) == found.n == len(confidence)
+    for one in found.bins:
+        assert one.low - 1e-9 <= one.confidence <= one.high + 1e-9
+        assert 0 <= one.accuracy <= 1 <= one.n
+    assert found.error == pytest.approx(expected_calibration_error(probs, labels))
+    apart = [one.n * abs(one.confidence - one.accuracy) for one in found.bins]
+    assert found.error == pytest.approx(sum(apart) / found.n)
 
 
 def test_no_pictures_are_refused() -> None:

@@ -45,11 +45,14 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.intege
 
     centred = np.asarray(logits - logits.max(axis=1, keepdims=True), dtype=np.float32)
     own = np.take_along_axis(centred, labels[:, None], axis=1).mean(dtype=np.float64)
-    # Labels smoothed by 1 / (N + 1), as if one more picture were spread over all classes: without
-    # it, twenty pictures that are all right end at the sharpest temperature allowed and claim
-    # certainty (mean confidence 1.000; with it 0.975). On 6552 it moves T by less than 0.1 %.
-    share = 1 / (len(labels) + 1)
-    own = (1 - share) * own + share * centred.mean(dtype=np.float64)
+    # As if half a picture more were wrong, with the runner-up for its class: without it, twenty
+    # pictures that are all right end at the sharpest temperature allowed and claim certainty (mean
+    # confidence 1.000; with it 0.97, for 2 classes and for 102). Spreading a whole one over all
+    # classes does the same for two, but made 102 too modest: calibration error on the other half
+    # of 818 flowers 0.035 instead of 0.032, 0.026 being chance.
+    share = 0.5 / (len(labels) + 1)
+    runner_up = np.partition(centred, -2, axis=1)[:, -2].mean(dtype=np.float64)
+    own = (1 - share) * own + share * runner_up
     room = np.empty_like(centred)
 
     def log_loss(log_temperature: float) -> float:

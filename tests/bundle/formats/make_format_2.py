@@ -23,7 +23,7 @@ TRADE = tuple(
     for row, threshold in enumerate(GRID)
 )
 RULES = with_accept(
-    Rules(masses=(0.6, 0.0), sets_promised=True, strange_above=9.0, n=400, trade=TRADE), 0.9
+    Rules(masses=(0.6, 0.0), sets_promised=True, strange_above=12.0, n=400, trade=TRADE), 0.9
 )
 # Classes at blue, green and red; usual: a confidence of 95 %, a cosine of 0.9.
 FAMILIAR = Familiar(
