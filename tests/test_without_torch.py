@@ -101,6 +101,19 @@ def test_prediction_needs_no_torch(tellapart: Callable[..., Any], trained: Any) 
     assert [answer["label"] for answer in answers] == ["1"] * 20
 
 
+def test_sorting_needs_no_torch(
+    tellapart: Callable[..., Any], trained: Any, tmp_path: Path
+) -> None:
+    """A plan with its sheet, the sort itself, and the way back."""
+    gallery, into = tmp_path / "gallery", tmp_path / "sorted"
+    shutil.copytree(trained.data, gallery)
+    for extra in (["--sheet", tmp_path / "plan.html"], ["--apply"]):
+        ended = tellapart("sort", trained.bundle, gallery, "--into", into, "--json", *extra)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert json.loads(ended.stdout)["n_pictures"] == 60
+    assert (tellapart("undo", into).returncode, into.exists()) == (0, False)
+
+
 def test_what_torch_trained_needs_no_torch(tellapart: Callable[..., Any], tuned: Any) -> None:
     """A classifier whose network learned predicts and is scored like any other."""
     nowhere = {"TELLAPART_CACHE": "/nowhere", "TELLAPART_RUNS": "/nowhere"}

@@ -99,7 +99,7 @@ def sort(
         facts["left"] += outcome.as_dict()["left"]
         print_json(facts | {"applied": True, "n_done": outcome.n_done})
     else:
-        print(f"Done: {outcome.n_done} files into {into}.")
+        print(f"Done: {outcome.n_done} files into {into}.", *plan.notes, sep="\n")
         _show_left([*plan.left, *outcome.left])
         print(f"To take it back: tellapart undo {quoted(into)}")
     _complain(outcome.left, f"{len(outcome.left)} of {len(plan.steps)} files could not be sorted")
@@ -128,7 +128,8 @@ def undo(
 
 def _show_plan(plan: Plan, sheet: Path) -> None:
     print(f"A plan: {plan.how} {plan.n_pictures} pictures of {plan.gallery}")
-    print(f"into {plan.into}. Nothing was touched.\n")
+    print(f"into {plan.into}. Nothing was touched.")
+    print()
     rows = []
     for name, steps in plan.groups().items():
         pictures = [step.verdict.confidence or 0 for step in steps if step.verdict]

@@ -313,6 +313,7 @@ class _Undoing:
     def run(self, journal: Path) -> None:
         """Bring files back, remove what was made, restore times, and forget the journal."""
         jobs = [line for line in self._lines if "from" in line]
+        self._sweep(jobs)
         back = self._bring_back if self._head["how"] == "move" else self._remove_copy
         with self._progress.bar("Undoing", len(jobs), "files") as advance:
             for number in reversed(range(len(jobs))):
@@ -325,7 +326,6 @@ class _Undoing:
                     where = str(self._into / job["to"])
                     self._outcome.left.append(SetAside(where, reason))
                 advance(1)
-        self._sweep(jobs)
         for line in reversed(self._lines):
             if "make" in line:
                 with contextlib.suppress(OSError):  # Not empty: someone else's things are in it.
@@ -382,7 +382,7 @@ class _Undoing:
         return None
 
     def _sweep(self, jobs: list[Line]) -> None:
-        """Remove half copies that a kill left: they carry the name of this sort."""
+        """Remove half copies that a kill left, of this way back too: their names are needed."""
         folders = {Path(_source(self._gallery, job)).parent for job in jobs}
         folders |= {(self._into / job["to"]).parent for job in jobs}
         for folder in folders:

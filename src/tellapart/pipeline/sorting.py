@@ -78,7 +78,7 @@ def write_contact_sheet(plan: Plan, path: Path) -> None:
         doubtful = sorted(pictures, key=_confidence)
         about = f"{len(pictures)} pictures"
         if len(pictures) > SHOWN:
-            about += f", the {SHOWN} it is least sure of are shown"
+            about += f"; the {SHOWN} least sure ones"
         groups.append(ContactGroup(name, about, name == UNSURE, _contacts(doubtful)))
     unsure = sum(step.group == UNSURE and step.verdict is not None for step in plan.steps)
     about = (
