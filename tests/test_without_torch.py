@@ -286,3 +286,38 @@ def test_an_accelerator_without_torch_is_not_available(
         "tellapart: --device cuda was asked for, but torch finds no such device here. Usable: "
         "cpu. Nothing was done. Use --device auto to take the best there is.\n"
     )
+
+
+def test_exports_of_graphs_and_cards_need_no_torch(
+    tellapart: Callable[..., Any], trained: Any, tmp_path: Path
+) -> None:
+    """A classifier is described, and exported for OpenVINO, from the bundle alone."""
+    ended = tellapart("info", trained.bundle, "--json")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    where = ["--check", trained.data / "1", "-o", tmp_path / "out"]
+    ended = tellapart("export", trained.bundle, "--to", "openvino", *where, "-q", "--json")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["agreement"]["n"] == 20
+    ended = tellapart("export", trained.bundle, "--to", "torch", *where[:2], "-q")
+    assert ended.returncode == 40
+    assert "tellapart: Exporting to torch needs PyTorch, and " in ended.stderr
+    assert ended.stderr.endswith("Install it with: pip install 'tellapart[train]'\n")
+
+
+@pytest.mark.slow
+def test_quantising_needs_no_torch_and_tells_nobody(
+    bare: Callable[..., Any], trained: Any, tmp_path: Path
+) -> None:
+    """NNCF works on the graph; what it would report through is not even imported."""
+    pytest.importorskip("nncf")
+    ended = bare(
+        "-c",
+        "import sys, tellapart\n"
+        "from tellapart.progress import Progress\n"
+        f"facts = tellapart.quantize({str(trained.bundle)!r}, {str(trained.data)!r}, "
+        f"{str(tmp_path / 'small.tellapart')!r}, Progress('quiet'))\n"
+        "told = [name for name in ('openvino_telemetry', 'openvino.tools.ovc', 'torch') "
+        "if name in sys.modules]\n"
+        "print(facts.n_calibration > 0, told)",
+    )
+    assert (ended.returncode, ended.stdout) == (0, "True []\n"), ended.stderr

@@ -7,7 +7,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 import onnx
@@ -29,10 +29,10 @@ def quantised(graph: bytes, pictures: Sequence[Pixels]) -> bytes:
     Raises:
         MissingExtra: NNCF or ONNX Runtime is not installed.
     """
-    nncf = _import_nncf()
     # It prints bars and notes to standard output, which belongs to what commands print.
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with _silent(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        nncf = _import_nncf()
         model = nncf.quantize(
             onnx.load_from_string(graph),
             nncf.Dataset([{"pixels": picture[None]} for picture in pictures]),
@@ -42,33 +42,39 @@ def quantised(graph: bytes, pictures: Sequence[Pixels]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _import_nncf() -> ModuleType:
-    """Import NNCF without the package through which it tells its makers that it was used.
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the package away through which NNCF and OpenVINO tell their makers that they are used.
 
-    With openvino_telemetry it sends an event over the network for each call, unasked (NNCF 3.4,
-    nncf/telemetry/wrapper.py); without, it says nothing.
+    With openvino_telemetry NNCF sends an event over the network for each call, unasked (NNCF 3.4,
+    nncf/telemetry/wrapper.py), and imports OpenVINO's converter, which does so too; without, both
+    say nothing. NNCF imports some of its parts only when it is called.
     """
+    names = ("openvino_telemetry", "openvino.tools.ovc")
+    before = {name: sys.modules.get(name) for name in names}
+    sys.modules |= dict.fromkeys(names)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+def _import_nncf() -> ModuleType:
     # Where torch is installed NNCF imports it too, which warns that there is no GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    telemetry = "openvino_telemetry"
-    before = sys.modules.get(telemetry)
-    sys.modules[telemetry] = None  # type: ignore[assignment]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import nncf
-            import onnxruntime  # noqa: F401  (what NNCF runs ONNX graphs with)
+        import nncf
+        import onnxruntime  # noqa: F401  (what NNCF runs ONNX graphs with)
     except ImportError as error:
         raise MissingExtra(
             f"Quantising to 8 bits needs NNCF and ONNX Runtime, and {error.name} is not installed. "
             f"Nothing was written. Install them with: pip install 'tellapart[quantize]'. Using an "
             f"8-bit graph that a bundle carries does not need them."
         ) from error
-    finally:
-        if before is None:
-            del sys.modules[telemetry]
-        else:
-            sys.modules[telemetry] = before
     nncf.set_log_level(logging.ERROR)
     module: ModuleType = nncf
     return module
