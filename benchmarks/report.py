@@ -45,9 +45,7 @@ def main() -> None:
         figures = []
         for name in sizes:
             plain = tellapart("evaluate", model, home / name, "--quiet", "--json", torch=False)
-            runs = [
-                (timed(plain), timed([*plain, "--report", page])) for _ in range(given.repeats)
-            ]
+            runs = [(timed(plain), timed([*plain, "--report", page])) for _ in range(given.repeats)]
             figures += [
                 Figure(f"{name}: report, s", [b.seconds - a.seconds for a, b in runs]),
                 Figure(f"{name}: with / without it", [b.seconds / a.seconds for a, b in runs]),
