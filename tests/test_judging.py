@@ -295,3 +295,26 @@ def test_strangers_are_told_without_kept_features(
     write_bundle(lean, bundle.manifest, *parts)
     (answer,) = tellapart.Classifier.load(lean).predict([colours / "blue.png"])
     assert (answer.unsure, answer.reason) == (True, "looks like none of the classes")
+
+
+def test_a_wish_at_training_is_kept_in_the_bundle(
+    trained: Any, command: Command, tmp_path: Path
+) -> None:
+    """`train --accept` is what the classifier answers by; fitted out-of-fold on all that taught."""
+    path = tmp_path / "x.tellapart"
+    args = ("train", trained.data, "-o", path, "--recipe", "fast", "--quiet", "--accept", "0.7")
+    assert command(*args, "--set", "level=0.9").code == 0
+    manifest = open_bundle(path).manifest
+    rules = manifest.calibration.rules
+    assert (rules.accept, rules.level, manifest.recipe["accept"]) == (0.7, 0.9, 0.7)
+    assert rules.promised
+    assert manifest.calibration.fitted_on == "out-of-fold"
+    assert rules.n == 60 - trained.facts["n_test"]
+
+
+def test_once_a_tail_has_learned_valid_decides(tuned: Any) -> None:
+    """The rules then come from the pictures that chose, never from those that taught or score."""
+    calibration = open_bundle(tuned.bundle).manifest.calibration
+    assert calibration.fitted_on == "valid"
+    assert calibration.rules.n == tuned.result.counts["valid"]
+    assert not calibration.rules.promised
