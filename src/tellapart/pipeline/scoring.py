@@ -153,8 +153,9 @@ def evaluate(
         paths = [path for path, there in zip(found.paths, read, strict=True) if there]
         root = found.catalog.root
         judged = Judged(paths, labels, probs, classifier.classes, decisions, root)
-        page = evaluation_page(classifier, result, judged, logits, found.catalog, seconds)
-        write_atomically(Path(report), page)
+        with progress.stage("report"):
+            page = evaluation_page(classifier, result, judged, logits, found.catalog, seconds)
+            write_atomically(Path(report), page)
     return result
 
 
