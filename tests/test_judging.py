@@ -252,6 +252,22 @@ def test_predict_with_another_wish(command: Command, colours: Path) -> None:
     assert "expected a share between 0 and 1" in ended.err
 
 
+def test_unsure_in_words_fits_a_terminal(command: Command, colours: Path) -> None:
+    """Why it is unsure, then what it may be; of what looks like no class nothing is guessed."""
+    names = ("mixed", "grey", "blue")
+    out = command("predict", FORMAT_2, *[colours / f"{name}.png" for name in names], "--top", "1")
+    lines = [line for line in out.out.splitlines() if line.startswith(" ")]
+    assert [line.split("%  ")[-1] for line in lines] == [
+        "red",
+        "    unsure: confidence 63.5% is below 80.0%, which keeps 90% of answers right",
+        "    it may be: red",
+        "blue",
+        "    unsure: looks like none of the classes",
+        "blue",
+    ]
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_trained_classifier_decides_the_same_when_reloaded(
     trained: Any, colours: Path, tmp_path: Path
 ) -> None:
