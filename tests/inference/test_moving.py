@@ -187,6 +187,20 @@ def test_sorting_onto_another_disk_keeps_everything(
     assert tree(elsewhere) == beside
 
 
+def test_half_a_copy_that_a_kill_left_is_in_nobodys_way(gallery: Path, elsewhere: Path) -> None:
+    """An undo killed while copying back is repeated, whatever it left under its own name."""
+    before = tree(gallery)
+    into = elsewhere / "sorted"
+    apply(plan_of(gallery, ["cat"], into))
+    (journal,) = (into / JOURNALS).iterdir()
+    run = json.loads(journal.read_text().splitlines()[0])["run"]
+    for folder in (gallery / "a", into / "cat"):
+        for number in range(40):
+            (folder / f".tellapart-{run}-{number}.part").write_bytes(b"half")
+    assert undo(into).left == []
+    assert tree(gallery) == before
+
+
 def test_hard_links_into_another_disk_are_refused(gallery: Path, elsewhere: Path) -> None:
     """The first one says it for all; nothing is left to clean up by hand."""
     before = tree(gallery)
