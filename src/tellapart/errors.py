@@ -48,6 +48,14 @@ about it, and the option or command that cures it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Write names one after the other, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
 
 class TellapartError(Exception):
     """Base of all errors that carry a message for the user."""

@@ -35,7 +35,7 @@ from tellapart.bundle.bundle import (
     Bundle,
     KeptFeatures,
     open_bundle,
-    rewrite_manifest,
+    rewrite_bundle,
     with_head,
     with_head_weights,
     write_bundle,
@@ -163,7 +163,7 @@ def test_rules_move_without_touching_anything_else(colours: Path, tmp_path: Path
     manifest = old.manifest.model_copy(
         update={"calibration": calibration.model_copy(update={"rules": moved})}
     )
-    rewrite_manifest(old, manifest, tmp_path / "x.tellapart")
+    rewrite_bundle(old, manifest, tmp_path / "x.tellapart")
     parts, before = members(tmp_path / "x.tellapart"), members(old.path)
     assert parts.pop("manifest.json") != before.pop("manifest.json")
     assert parts == before

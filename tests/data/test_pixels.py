@@ -29,9 +29,9 @@ from tellapart.data.pixels import (
     read_file,
     resize,
     shortest_needed_px,
-    shrunk,
     to_rgb,
 )
+from tellapart.data.thumbnails import shrunk
 from tellapart.errors import UnreadablePicture
 
 Scene = Callable[..., np.ndarray]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tellapart.data.inspection import Finding
+from tellapart.data.thumbnails import webp
 from tellapart.evaluation.calibration import reliability, softmax
 from tellapart.evaluation.curves import CurvePoint
 from tellapart.evaluation.decision import Rules, TradePoint
@@ -37,7 +38,6 @@ from tellapart.evaluation.report import (
     worst_mistakes,
 )
 from tellapart.evaluation.scores import interval, score
-from tellapart.pipeline.gallery import webp
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -102,8 +102,8 @@ def example(k: int, names: tuple[str, ...] = ()) -> Report:
                 actual=classes[labels[row]],
                 predicted=classes[probs[row].argmax()],
                 confidence=float(probs[row].max()),
-                thumbnail_jpeg=thumbnail(row),
-                why_jpeg=SMALL,
+                thumbnail=thumbnail(row),
+                why=SMALL,
             )
             for row in rows
         ),

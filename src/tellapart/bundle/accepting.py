@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tellapart.bundle.bundle import open_bundle, rewrite_manifest
+from tellapart.bundle.bundle import open_bundle, rewrite_bundle
 from tellapart.evaluation.decision import Rules, with_accept
 from tellapart.files import check_writable
 
@@ -35,5 +35,5 @@ def set_accept(path: str | Path, accept: float, output: str | Path | None = None
     calibration = bundle.manifest.calibration
     rules = with_accept(calibration.rules, accept)
     changed = calibration.model_copy(update={"rules": rules})
-    rewrite_manifest(bundle, bundle.manifest.model_copy(update={"calibration": changed}), target)
+    rewrite_bundle(bundle, bundle.manifest.model_copy(update={"calibration": changed}), target)
     return rules

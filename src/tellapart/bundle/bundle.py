@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.bundle.manifest import FORMAT, Int8, Manifest, upgrade_1_to_2
+from tellapart.bundle.manifest import FORMAT, Manifest, upgrade_1_to_2
 from tellapart.data.catalog import SPLITS
 from tellapart.errors import BundleDamaged, BundleFromFuture, BundleNotFound, NotQuantised
 from tellapart.evaluation.familiarity import Familiar
@@ -204,34 +204,23 @@ def write_bundle(
     return _write(path, manifest, members)
 
 
-def write_with_int8(bundle: Bundle, graph: bytes, facts: Int8, path: Path) -> Bundle:
-    """Write a bundle again, to `path`, with this 8-bit graph; all else as it was.
+def rewrite_bundle(
+    bundle: Bundle, manifest: Manifest, path: Path, members: Mapping[str, bytes] | None = None
+) -> Bundle:
+    """Write a bundle again with other facts, in one step, to any path, its own included.
+
+    members: new ones, and those in place of old ones. All others stay as they are, to the byte.
 
     Raises:
         BundleDamaged, DiskFull, NotWritable.
     """
-    members = {name: bundle.member(name) for name in bundle.manifest.sha256}
-    manifest = bundle.manifest.model_copy(update={"int8": facts})
-    return _write(path, manifest, members | {"graph-int8.onnx": graph})
+    kept = {name: bundle.member(name) for name in bundle.manifest.sha256}
+    return _write(path, manifest, kept | dict(members or {}))
 
 
 def _write(path: Path, manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = manifest.model_copy(update={"sha256": sha256})
-    with replacing(path) as temporary:
-        _write_zip(temporary, {"manifest.json": _manifest_bytes(manifest), **members})
-    return Bundle(path, manifest)
-
-
-def rewrite_manifest(bundle: Bundle, manifest: Manifest, path: Path) -> Bundle:
-    """Write a bundle with other facts to a path, its own included, in one step.
-
-    Raises:
-        BundleDamaged, DiskFull, NotWritable.
-    """
-    names = list(bundle.manifest.sha256)
-    members = {name: bundle.member(name) for name in names}
-    manifest = manifest.model_copy(update={"sha256": bundle.manifest.sha256})
     with replacing(path) as temporary:
         _write_zip(temporary, {"manifest.json": _manifest_bytes(manifest), **members})
     return Bundle(path, manifest)

@@ -18,7 +18,7 @@ from torchvision import models
 
 from tellapart.backbones.network import Frozen, Network, Normalise, build_network
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
-from tellapart.backbones.registry import find_backbone
+from tellapart.backbones.registry import Backbone, find_backbone
 from tellapart.backbones.weights import Weights
 from tellapart.bundle.bundle import Bundle
 from tellapart.bundle.export import Answer
@@ -105,11 +105,7 @@ def _numbers(answer: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _network(bundle: Bundle) -> Network:
     """Build the network of a bundle, with its weights and its head."""
-    manifest = bundle.manifest
-    try:
-        backbone = find_backbone(manifest.backbone)
-    except UnknownBackbone as error:
-        raise _no_architecture(bundle) from error
+    manifest, backbone = bundle.manifest, _backbone(bundle)
     weights = Weights(
         bundle.path,
         manifest.sha256["weights.safetensors"],
@@ -125,12 +121,7 @@ def _network(bundle: Bundle) -> Network:
 
 def _own_model(bundle: Bundle) -> nn.Module:
     """Build the architecture as its library does, with a head for the bundle's classes."""
-    manifest = bundle.manifest
-    try:
-        backbone = find_backbone(manifest.backbone)
-    except UnknownBackbone as error:
-        raise _no_architecture(bundle) from error
-    n_classes = manifest.n_classes
+    backbone, n_classes = _backbone(bundle), bundle.manifest.n_classes
     if backbone.library == "timm":
         model: nn.Module = timm.create_model(backbone.name, pretrained=False, num_classes=n_classes)
     else:
@@ -138,9 +129,12 @@ def _own_model(bundle: Bundle) -> nn.Module:
     return model
 
 
-def _no_architecture(bundle: Bundle) -> CannotExport:
-    return CannotExport(
-        f"{bundle.path} was trained on {bundle.manifest.backbone!r}, which is no backbone of this "
-        f"version: its weights have no torch architecture to go into. Nothing was written. Its "
-        f"graph can be exported: --to onnx, openvino or web."
-    )
+def _backbone(bundle: Bundle) -> Backbone:
+    try:
+        return find_backbone(bundle.manifest.backbone)
+    except UnknownBackbone as error:
+        raise CannotExport(
+            f"{bundle.path} was trained on {bundle.manifest.backbone!r}, which is no backbone of "
+            f"this version: its weights have no torch architecture to go into. Nothing was "
+            f"written. Its graph can be exported: --to onnx, openvino or web."
+        ) from error

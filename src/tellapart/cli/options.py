@@ -134,10 +134,5 @@ def table(header: list[str], rows: Iterable[list[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def a_few(names: tuple[str, ...], most: int = 6) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
 def quoted(path: Path) -> str:
     return shlex.quote(str(path))

@@ -18,13 +18,12 @@ from tellapart.cli.options import (
     PrecisionName,
     Quiet,
     Verbose,
-    a_few,
     chosen_minimums,
     chosen_precision,
     open_progress,
     print_json,
 )
-from tellapart.errors import NoReadablePicture
+from tellapart.errors import NoReadablePicture, listed
 
 if TYPE_CHECKING:
     from tellapart.inference.classifier import Classifier, Prediction
@@ -79,6 +78,7 @@ def predict(
     precision: PrecisionName = "auto",
 ) -> None:
     """Say what is on pictures, with calibrated confidence."""
+    from tellapart.data.catalog import tell_not_entered
     from tellapart.inference.classifier import Classifier
     from tellapart.inference.inputs import Inputs
 
@@ -109,9 +109,7 @@ def predict(
                 n += 1
                 failed += prediction.error is not None
                 advance(1)
-    for one in inputs.set_aside:
-        tell = progress.detail if one.reason.startswith("hidden") else progress.say
-        tell(f"Not entered: {one.path} {one.reason}.")
+    tell_not_entered(inputs.set_aside, progress)
     if not n:
         raise NoReadablePicture(
             f"There are no pictures below {', '.join(pictures)}. Expected files, folders that hold "
@@ -280,4 +278,4 @@ def _text_lines(prediction: Prediction) -> None:
     if prediction.unsure:
         print(f"    unsure: {prediction.reason}")
         if prediction.reason != STRANGE:
-            print(f"    it may be: {a_few(prediction.candidates)}")
+            print(f"    it may be: {listed(prediction.candidates)}")

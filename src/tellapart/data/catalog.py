@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -159,6 +159,13 @@ def walk(folder: str | Path, put_aside: Callable[[SetAside], None]) -> Iterator[
         yield path
     for last in found.set_aside:
         put_aside(last)
+
+
+def tell_not_entered(aside: Iterable[SetAside], progress: Progress) -> None:
+    """Say what `walk` met and left out; hidden things only to those who ask for more."""
+    for one in aside:
+        tell = progress.detail if one.reason.startswith("hidden") else progress.say
+        tell(f"Not entered: {one.path} {one.reason}.")
 
 
 def from_lists(

@@ -120,23 +120,34 @@ def picture_pixels(picture: Picture, preprocessing: Preprocessing) -> Pixels:
     """Turn a picture of any kind that `Picture` names into what the network sees: (S, S, 3) uint8.
 
     Raises:
+        UnreadablePicture, TypeError: as `decoded` does.
+    """
+    return fit_pixels(decoded(picture, shortest_needed_px(preprocessing)), preprocessing)
+
+
+def decoded(picture: Picture, shortest_px: int = 0) -> Pixels:
+    """Turn a picture of any kind that `Picture` names into (H, W, 3) uint8 RGB, upright.
+
+    shortest_px: as for `decode`; what is decoded already stays as large as it is.
+
+    Raises:
         UnreadablePicture: a file that cannot be opened, or bytes that are no whole picture.
         TypeError: it is nothing of what `Picture` names.
     """
     if isinstance(picture, str | os.PathLike):
-        return read_pixels(os.fspath(picture), preprocessing)
+        return decode(read_file(os.fspath(picture)), shortest_px)
     if isinstance(picture, bytes | bytearray | memoryview):
-        return evaluation_pixels(bytes(picture), preprocessing)
+        return decode(bytes(picture), shortest_px)
     if isinstance(picture, np.ndarray):
-        return fit_pixels(_array_to_rgb(picture), preprocessing)
+        return _array_to_rgb(picture)
     # A Pillow image that was opened from a file has no `read`; an open file has no `getbands`.
     if hasattr(picture, "getbands"):
         try:
-            return fit_pixels(to_rgb(cast("Image.Image", picture)), preprocessing)
+            return to_rgb(cast("Image.Image", picture))
         except OSError as error:  # It was opened, and is only read now.
             raise UnreadablePicture(f"is cut off or damaged ({error})") from error
     if hasattr(picture, "read"):
-        return evaluation_pixels(picture.read(), preprocessing)
+        return decode(picture.read(), shortest_px)
     raise TypeError(
         f"A picture is a path, bytes, an open binary file, a Pillow image or a uint8 array of "
         f"shape (H, W, 3), not {type(picture).__name__}."
@@ -450,29 +461,3 @@ def _centre_square(picture: Pixels, side_px: int) -> Pixels:
     height, width = picture.shape[:2]
     top, left = (height - side_px) // 2, (width - side_px) // 2
     return picture[top : top + side_px, left : left + side_px]
-
-
-def shrunk(data: bytes, side_px: int) -> Pixels:
-    """Decode a picture file, upright, its longer side at most side_px: (H, W, 3) uint8.
-
-    Raises:
-        UnreadablePicture: the bytes are not a picture that can be read whole.
-    """
-    picture = decode(data, side_px)
-    scale = side_px / max(picture.shape[:2])
-    if scale >= 1:
-        return picture
-    rows, columns = (max(1, round(side * scale)) for side in picture.shape[:2])
-    return np.asarray(
-        imgproc.resize(np.ascontiguousarray(picture), (rows, columns), "bicubic", antialias=True)
-    )
-
-
-def thumbnail(data: bytes, side_px: int) -> bytes:
-    """Shrink a picture file to a JPEG whose longer side is at most side_px, upright.
-
-    Raises:
-        UnreadablePicture: the bytes are not a picture that can be read whole.
-    """
-    jpeg: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(shrunk(data, side_px)), quality=80)
-    return jpeg

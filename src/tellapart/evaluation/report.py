@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.inspection import Finding
+from tellapart.data.thumbnails import data_uri
 from tellapart.evaluation.calibration import Reliability
 from tellapart.evaluation.charts import (
     EpochChart,
@@ -45,7 +46,7 @@ WHAT_LEARNED = {"head": "the last layer", "tail": "the last blocks", "all": "the
 class Mistake:
     """A picture of the scored split that was predicted wrongly; classes are display names.
 
-    `why_jpeg` is the picture under the map of what spoke for the predicted class, where there is
+    `why` is the picture under the map of what spoke for the predicted class, where there is
     such a map.
     """
 
@@ -53,8 +54,8 @@ class Mistake:
     actual: str
     predicted: str
     confidence: float
-    thumbnail_jpeg: bytes
-    why_jpeg: bytes | None = None
+    thumbnail: bytes
+    why: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def render(report: Report) -> str:
         "percent": percent,
         "duration": _duration,
         "loss": _loss,
-        "data_uri": _data_uri,
+        "data_uri": data_uri,
     }
     sources = files("tellapart.evaluation")
     script = sources.joinpath("report.js").read_text("utf-8")
@@ -292,11 +293,6 @@ def _duration(seconds: float) -> str:
 
 def _loss(value: float) -> str:
     return f"{value:.4f}" if value < 1e4 else f"{value:.1e}"
-
-
-def _data_uri(picture: bytes) -> str:
-    kind = "webp" if picture[8:12] == b"WEBP" else "jpeg"
-    return f"data:image/{kind};base64,{b64encode(picture).decode('ascii')}"
 
 
 def _class_ticks(class_count: int) -> range:

@@ -1,14 +1,15 @@
-"""A sheet of pictures as they enter the network: one HTML page that opens offline."""
+"""Sheets of pictures, as they enter the network or as they would be sorted: pages for offline."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
+
+from tellapart.data.thumbnails import data_uri, jpeg
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,31 +23,18 @@ class SheetRow:
 
 def render_sheet(title: str, about: str, rows: Sequence[SheetRow]) -> str:
     """Return the page. Pixels are shown as they are before the graph normalises them."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("tellapart", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
     pictures = [
-        {"name": row.name, "path": row.path, "views": [_data_uri(view) for view in row.views]}
+        {"name": row.name, "path": row.path, "views": [jpeg(view, 85) for view in row.views]}
         for row in rows
     ]
-    template = environment.get_template("sheet.html.jinja")
-    return template.render(title=title, about=about, rows=pictures)
-
-
-def _data_uri(view: NDArray[np.uint8]) -> str:
-    jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(view), quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+    return _render("sheet.html.jinja", title=title, about=about, rows=pictures)
 
 
 @dataclass(frozen=True)
 class Contact:
-    """One picture of a contact sheet: a data URI, its file's name, and what is said about it."""
+    """One picture of a contact sheet: a small JPEG, its file's name, and what is said about it."""
 
-    uri: str
+    thumbnail: bytes
     name: str
     note: str
 
@@ -65,6 +53,10 @@ def render_contact_sheet(
     title: str, about: str, groups: Sequence[ContactGroup], notes: Sequence[str]
 ) -> str:
     """Return a page that shows what would go where; it opens offline."""
+    return _render("contact.html.jinja", title=title, about=about, groups=groups, notes=notes)
+
+
+def _render(template: str, **values: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -72,5 +64,5 @@ def render_contact_sheet(
         autoescape=True,
         undefined=StrictUndefined,
     )
-    template = environment.get_template("contact.html.jinja")
-    return template.render(title=title, about=about, groups=groups, notes=notes)
+    environment.filters["data_uri"] = data_uri
+    return environment.get_template(template).render(**values)

@@ -19,7 +19,7 @@ import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -57,7 +57,7 @@ class Outcome:
         """Return the facts as plain JSON types."""
         return {
             "n_done": self.n_done,
-            "left": [{"path": one.path, "reason": one.reason} for one in self.left],
+            "left": [asdict(one) for one in self.left],
             "n_earlier": self.n_earlier,
         }
 

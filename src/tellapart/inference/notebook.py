@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tellapart.data.pixels import read_file, thumbnail, to_rgb
+from tellapart.data.thumbnails import data_uri, jpeg, shrunk
 from tellapart.errors import MissingExtra, UnreadablePicture
 
 if TYPE_CHECKING:
@@ -78,31 +74,13 @@ def _bar(label: str, value: float) -> str:
 
 def _picture(prediction: Prediction) -> str:
     """Draw the picture as an <img> that holds its bytes; nothing where there is none to draw."""
-    given = prediction.picture
+    given = prediction.path if prediction.picture is None else prediction.picture
+    if hasattr(given, "read"):
+        # Its bytes were read when it was answered; it may not be there a second time.
+        return ""
     try:
-        if given is None:
-            jpeg = thumbnail(read_file(prediction.path), THUMBNAIL_PX)
-        elif isinstance(given, bytes | bytearray | memoryview):
-            jpeg = thumbnail(bytes(given), THUMBNAIL_PX)
-        elif hasattr(given, "read"):
-            # Its bytes were read when it was answered; it may not be there a second time.
-            return ""
-        else:
-            jpeg = _thumbnail_of(given)
+        small = jpeg(shrunk(given, THUMBNAIL_PX))
     except UnreadablePicture:
         return ""
-    data = base64.b64encode(jpeg).decode()
     style = f"width:{THUMBNAIL_PX}px;object-fit:contain"
-    return f'<img alt="" style="{style}" src="data:image/jpeg;base64,{data}">'
-
-
-def _thumbnail_of(given: Any) -> bytes:
-    """Shrink a Pillow image or an array to a JPEG."""
-    from PIL import Image
-
-    image = given if hasattr(given, "getbands") else Image.fromarray(np.squeeze(given))
-    small = Image.fromarray(to_rgb(image))
-    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG")
-    return buffer.getvalue()
+    return f'<img alt="" style="{style}" src="{data_uri(small)}">'

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,7 +110,7 @@ class Plan:
                 }
                 for name, steps in self.groups().items()
             ],
-            "left": [{"path": one.path, "reason": one.reason} for one in self.left],
+            "left": [asdict(one) for one in self.left],
             "notes": list(self.notes),
         }
 

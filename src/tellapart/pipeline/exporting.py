@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime, best_precision
-from tellapart.bundle.bundle import Bundle, open_bundle, write_with_int8
+from tellapart.bundle.bundle import Bundle, open_bundle, rewrite_bundle
 from tellapart.bundle.export import TARGETS, Precision, Target, example_pixels, write_export
 from tellapart.bundle.manifest import Int8
 from tellapart.bundle.quantization import MAX_CALIBRATION, quantised
@@ -191,7 +191,8 @@ def quantize(
     graph = quantised(bundle.graph, pictures)
     rows = spread(scored.tolist(), MAX_MEASURED)
     facts = _measured(bundle, graph, catalog, rows, split, len(pictures))
-    write_with_int8(bundle, graph, facts, target)
+    manifest = bundle.manifest.model_copy(update={"int8": facts})
+    rewrite_bundle(bundle, manifest, target, {"graph-int8.onnx": graph})
     return facts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,8 @@ from tellapart.data.pixels import (
     evaluation_pixels,
     read_file,
     seen_box,
-    shrunk,
 )
+from tellapart.data.thumbnails import SMALL_PX, shrunk, webp
 from tellapart.errors import NotExplainable, UnreadablePicture
 from tellapart.evaluation.decision import (
     GRID,
@@ -43,7 +42,7 @@ from tellapart.inference.explaining import Explainer
 
 Floats = NDArray[np.float32]
 
-SMALL_PX, LARGE_PX = 112, 256
+LARGE_PX = 256
 MOST_PICTURES, MOST_MAPS, MOST_SUSPECTS = 1000, 48, 24
 # What keeps a page of a thousand pictures under 5 MB: bytes of thumbnails, which base64 makes a
 # third larger, beside about 0.6 kB of text for each picture.
@@ -123,8 +122,8 @@ def gather_mistakes(judged: Judged, maps: Maps) -> tuple[Mistake, ...]:
                 actual=judged.classes[judged.labels[row]],
                 predicted=judged.classes[predicted],
                 confidence=float(judged.probs[row, predicted]),
-                thumbnail_jpeg=small,
-                why_jpeg=None if why is None else webp(why),
+                thumbnail=small,
+                why=None if why is None else webp(why),
             )
         )
     return tuple(found)
@@ -232,16 +231,6 @@ def answered(judged: Judged, rules: Rules) -> Answered:
         candidates=mean_set_size(judged.decisions),
         trade=tuple(trade),
     )
-
-
-def webp(picture: Pixels) -> bytes:
-    """Compress for the page: at this size half of what JPEG takes, and known to every browser."""
-    from PIL import Image
-
-    target = io.BytesIO()
-    quality = 60 if max(picture.shape) <= SMALL_PX else 75
-    Image.fromarray(np.ascontiguousarray(picture)).save(target, "WEBP", quality=quality)
-    return target.getvalue()
 
 
 def below(path: str, root: Path) -> str:

@@ -411,9 +411,3 @@ def _summary(material: Material, judgement: Judgement) -> tuple[str, ...]:
             "this score is a little too hopeful; a test folder would give an honest one."
         )
     return (*lines, in_words(judgement.rules))
-
-
-def listed(names: tuple[str, ...], most: int = 6) -> str:
-    """Write names one after the other, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f", … {more} more" if more > 0 else "")

@@ -20,6 +20,7 @@ from tellapart.errors import (
     NoReadablePicture,
     NotExplainable,
     UnreadablePicture,
+    listed,
 )
 from tellapart.evaluation import report as reports
 from tellapart.evaluation.calibration import reliability, softmax
@@ -34,7 +35,7 @@ from tellapart.pipeline.gallery import (
     labels_in_words,
     with_pictures,
 )
-from tellapart.pipeline.outcome import listed, made_with
+from tellapart.pipeline.outcome import made_with
 from tellapart.progress import Progress
 
 ELSEWHERE = "choose another place with --report"
@@ -236,7 +237,7 @@ def find_labelled(data: str | Path, known: Sequence[str], progress: Progress) ->
     if len(unknown) == len(catalog.classes):
         raise ClassMismatch(
             f"{data} holds the classes {listed(catalog.classes)}, the classifier knows "
-            f"{listed(tuple(known))}: none in common. Classes are matched by the names of "
+            f"{listed(known)}: none in common. Classes are matched by the names of "
             f"the folders; rename these to match, or train on this data."
         )
     actual = np.array(catalog.classes)[catalog.labels]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tellapart.data.pixels import read_file, thumbnail
+from tellapart.data.catalog import tell_not_entered
+from tellapart.data.thumbnails import jpeg, shrunk
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.sheet import Contact, ContactGroup, render_contact_sheet
 from tellapart.files import write_atomically
@@ -60,9 +60,7 @@ def plan_sorting(
                 advance(1)
 
     plan = plan_sort(verdicts(), gallery, into, how, layout)
-    for one in aside:
-        tell = progress.detail if one.reason.startswith("hidden") else progress.say
-        tell(f"Not entered: {one.path} {one.reason}.")
+    tell_not_entered(aside, progress)
     return plan
 
 
@@ -93,14 +91,13 @@ def _contacts(steps: Sequence[Step]) -> list[Contact]:
     found = []
     for step in steps:
         try:
-            jpeg = thumbnail(read_file(step.source), SHOWN_PX)
+            small = jpeg(shrunk(step.source, SHOWN_PX))
         except UnreadablePicture:  # Gone meanwhile; the sort itself will say so.
             continue
-        uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
         verdict = step.verdict
         sure = f"{verdict.confidence:.0%}" if verdict and verdict.confidence is not None else ""
         label = f"{verdict.label}, {sure}" if verdict and step.group == UNSURE else sure
-        found.append(Contact(uri, Path(step.source).name, label))
+        found.append(Contact(small, Path(step.source).name, label))
         if len(found) == SHOWN:
             break
     return found

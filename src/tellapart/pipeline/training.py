@@ -37,6 +37,7 @@ from tellapart.errors import (
     NoReadablePicture,
     TellapartError,
     UnreadablePicture,
+    listed,
 )
 from tellapart.evaluation.calibration import softmax
 from tellapart.files import write_atomically
@@ -46,7 +47,6 @@ from tellapart.pipeline.outcome import (
     TrainResult,
     fingerprint,
     judge_classifier,
-    listed,
     make_manifest,
     make_report,
     make_result,
