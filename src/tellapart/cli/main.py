@@ -57,19 +57,19 @@ app = typer.Typer(
 for command in (
     training.train,
     using.predict,
+    sorting.sort,
+    sorting.undo,
     using.evaluate,
     judging.compare,
     judging.accept,
-    training.find_lr,
-    training.show,
-    training.demo,
-    stock.runs,
-    stock.cache,
-    sorting.sort,
-    sorting.undo,
     exporting.export,
     exporting.quantize,
     exporting.info,
+    training.show,
+    training.find_lr,
+    training.demo,
+    stock.runs,
+    stock.cache,
 ):
     app.command()(command)
 app.add_typer(stock.backbones)
