@@ -386,7 +386,8 @@ def test_predict_in_words(command: Command, format_1: Path, colours: Path) -> No
         f"{colours}/red.png\n"
         "     90.0%  red\n"
         "      5.5%  blue\n"
-        "    unsure: confidence 90.0% is below 95.0%; it may be red, blue\n"
+        "    unsure: confidence 90.0% is below 95.0%\n"
+        "    it may be: red, blue\n"
         f"{colours}/none.png\n"
         "    not read: it cannot be opened (No such file or directory)\n"
     )

@@ -252,6 +252,22 @@ def test_predict_with_another_wish(command: Command, colours: Path) -> None:
     assert "expected a share between 0 and 1" in ended.err
 
 
+def test_unsure_in_words_fits_a_terminal(command: Command, colours: Path) -> None:
+    """Why it is unsure, then what it may be; of what looks like no class nothing is guessed."""
+    names = ("mixed", "grey", "blue")
+    out = command("predict", FORMAT_2, *[colours / f"{name}.png" for name in names], "--top", "1")
+    lines = [line for line in out.out.splitlines() if line.startswith(" ")]
+    assert [line.split("%  ")[-1] for line in lines] == [
+        "red",
+        "    unsure: confidence 63.5% is below 80.0%, which keeps 90% of answers right",
+        "    it may be: red",
+        "blue",
+        "    unsure: looks like none of the classes",
+        "blue",
+    ]
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_trained_classifier_decides_the_same_when_reloaded(
     trained: Any, colours: Path, tmp_path: Path
 ) -> None:
@@ -279,3 +295,26 @@ def test_strangers_are_told_without_kept_features(
     write_bundle(lean, bundle.manifest, *parts)
     (answer,) = tellapart.Classifier.load(lean).predict([colours / "blue.png"])
     assert (answer.unsure, answer.reason) == (True, "looks like none of the classes")
+
+
+def test_a_wish_at_training_is_kept_in_the_bundle(
+    trained: Any, command: Command, tmp_path: Path
+) -> None:
+    """`train --accept` is what the classifier answers by; fitted out-of-fold on all that taught."""
+    path = tmp_path / "x.tellapart"
+    args = ("train", trained.data, "-o", path, "--recipe", "fast", "--quiet", "--accept", "0.7")
+    assert command(*args, "--set", "level=0.9").code == 0
+    manifest = open_bundle(path).manifest
+    rules = manifest.calibration.rules
+    assert (rules.accept, rules.level, manifest.recipe["accept"]) == (0.7, 0.9, 0.7)
+    assert rules.promised
+    assert manifest.calibration.fitted_on == "out-of-fold"
+    assert rules.n == 60 - trained.facts["n_test"]
+
+
+def test_once_a_tail_has_learned_valid_decides(tuned: Any) -> None:
+    """The rules then come from the pictures that chose, never from those that taught or score."""
+    calibration = open_bundle(tuned.bundle).manifest.calibration
+    assert calibration.fitted_on == "valid"
+    assert calibration.rules.n == tuned.result.counts["valid"]
+    assert not calibration.rules.promised

@@ -150,7 +150,7 @@ def test_the_stored_bundle_of_format_2_still_decides_the_same(colours: Path) -> 
         (("green",), None),
         (("red",), None),
         (("blue", "green"), "looks like none of the classes"),
-        (("red",), "confidence 63.5% is below 80.0%, from where on 90% of the answers are right"),
+        (("red",), "confidence 63.5% is below 80.0%, which keeps 90% of answers right"),
     ]
 
 

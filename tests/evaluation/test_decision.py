@@ -194,7 +194,7 @@ def test_a_promise_in_words() -> None:
     )
     assert in_words(with_accept(rules, 0.8)).startswith("Answers are given at any confidence, to ")
     said = reason(0.5, False, rules)
-    assert said == "confidence 50.0% is below 90.0%, from where on 95% of the answers are right"
+    assert said == "confidence 50.0% is below 90.0%, which keeps 95% of answers right"
     assert reason(0.99, True, rules) == "looks like none of the classes"
 
 

@@ -289,7 +289,7 @@ def test_what_is_kept_follows_from_what_is_frozen(
         (
             {"phases": [SOLVED], "zzz": 1},
             "there is no setting zzz (known are name, about, backbone, weights, seed, "
-            "flip_at_test, kept_gb, budget_s, log, data, pixels, phases)",
+            "flip_at_test, kept_gb, budget_s, log, accept, level, data, pixels, phases)",
         ),
         (
             {"phases": [SOLVED], "data": {"splitt": 1}},

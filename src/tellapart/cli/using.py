@@ -186,6 +186,8 @@ def _csv_writer() -> Callable[[Prediction], None]:
 
 
 def _text_lines(prediction: Prediction) -> None:
+    from tellapart.evaluation.decision import STRANGE
+
     if prediction.error:
         print(f"{prediction.path}\n    not read: it {prediction.error}")
         return
@@ -193,4 +195,6 @@ def _text_lines(prediction: Prediction) -> None:
     for label, confidence in prediction.top:
         print(f"    {confidence:6.1%}  {label}")
     if prediction.unsure:
-        print(f"    unsure: {prediction.reason}; it may be {a_few(prediction.candidates)}")
+        print(f"    unsure: {prediction.reason}")
+        if prediction.reason != STRANGE:
+            print(f"    it may be: {a_few(prediction.candidates)}")

@@ -118,8 +118,8 @@ def reason(confidence: float, strange: bool, rules: Rules) -> str:
         return STRANGE
     if rules.promised:
         return (
-            f"confidence {confidence:.1%} is below {rules.threshold:.1%}, from where on "
-            f"{100 * rules.accept:.4g}% of the answers are right"
+            f"confidence {confidence:.1%} is below {rules.threshold:.1%}, which keeps "
+            f"{100 * rules.accept:.4g}% of answers right"
         )
     return f"confidence {confidence:.1%} is below {rules.threshold:.1%}"
 
