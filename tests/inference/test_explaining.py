@@ -120,7 +120,7 @@ def test_classifier_explains_its_own_answer(trained: Any) -> None:
     """By default the map is of the predicted class, its confidence that of the prediction."""
     classifier = Classifier.load(trained.bundle)
     picture = sorted(trained.data.rglob("*.png"))[0]
-    (answer,) = classifier.predict(picture)
+    answer = classifier.predict(picture)
     found = classifier.explain(picture)
     assert (found.path, found.label) == (answer.path, answer.label)
     assert found.confidence == pytest.approx(answer.confidence, abs=0.01)
