@@ -148,6 +148,7 @@ def test_a_place_that_cannot_be_written_is_said_first(
     refused = command("evaluate", trained.bundle, trained.data, "--report", tmp_path)
     assert (refused.code, refused.out) == (31, "")
     assert "is a folder; expected the name of a file to write" in refused.err
+    assert "Give a file name, or choose another place with --report." in refused.err
 
 
 def test_a_classifier_without_maps_has_a_report(

@@ -174,6 +174,7 @@ def test_ctrl_c_while_sorting_can_be_undone(
         (["photos", "--into", "sorted", "--by", "size"], 77, "--by size is not a layout."),
         (["photos", "--into", "sorted", "--how", "burn"], 2, "'burn' is not one of"),
         (["photos"], 2, "Missing option '--into'"),
+        (["photos", "--into", "s", "--apply", "--sheet", "x.html"], 2, "--sheet shows a plan: "),
     ],
 )
 def test_what_cannot_be_sorted_is_refused(

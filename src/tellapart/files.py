@@ -54,8 +54,10 @@ def write_atomically(path: Path, data: bytes | str, cure: str = ELSEWHERE) -> No
         temporary.write_bytes(data)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, cure: str = ELSEWHERE) -> None:
     """Find out now, not after minutes of work, whether `path` can be written.
+
+    `cure` says in the error's message how to write somewhere else.
 
     Raises:
         DiskFull, NotWritable.
@@ -63,13 +65,13 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise NotWritable(
             f"{path} is a folder; expected the name of a file to write. Nothing was done. "
-            f"Give a file name with -o."
+            f"Give a file name, or {cure}."
         )
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         probe.write_bytes(b"probe")
     except OSError as error:
-        raise output_error(path, error) from error
+        raise output_error(path, error, cure) from error
     finally:
         if probe.exists():
             probe.unlink()

@@ -147,6 +147,24 @@ def test_answers_of_another_classifier_are_not_mixed(
         assert out.read_text() == "something,else\n1,2\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("notes.csv", "my only notes", "it does not begin as one"),
+        ("facts.jsonl", '{"facts": 1}', "it does not begin as one"),
+        ("x.csv", 'HEADER"a.png"x,red,1,,false\nb.png,red,1,,false\n', "row 2 is no answer of"),
+    ],
+)
+def test_what_is_no_output_is_not_cut_off(name: str, text: str, said: str, tmp_path: Path) -> None:
+    """Only half a row at the end is; a file of other things, or one damaged before, stays."""
+    out = tmp_path / name
+    out.write_text(text.replace("HEADER", ",".join(CSV_COLUMNS) + "\n"))
+    before = out.read_bytes()
+    with pytest.raises(OutputExists, match=said):
+        open_output(out, ("red",), resume=True)
+    assert out.read_bytes() == before
+
+
 def test_an_unclear_suffix_is_refused(tmp_path: Path) -> None:
     """What to write is said by the suffix alone."""
     with pytest.raises(NotWritable) as refused:
@@ -230,6 +248,7 @@ def test_ctrl_c_leaves_a_valid_output_to_go_on_with(
     assert (run.returncode, said) == (130, "")
     n = len(rows(out))
     assert 0 < n < 1797
+    assert "the same command goes on" not in err
     assert err.startswith(f"{out} holds {n} whole answers; --resume adds the rest.\n")
     # On a slow machine the rest takes its time: a part of it shows the same.
     some = [str(path) for path in sorted((digits / "0").iterdir())]

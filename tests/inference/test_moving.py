@@ -187,6 +187,20 @@ def test_sorting_onto_another_disk_keeps_everything(
     assert tree(elsewhere) == beside
 
 
+@pytest.mark.parametrize("how", ["copy", "hardlink", "symlink"])
+def test_what_a_link_leads_to_is_sorted_not_the_link(how: How, tmp_path: Path) -> None:
+    """A link that is relative would lead nowhere from its new folder, and could not be undone."""
+    write(tmp_path, {"far/a.jpg": b"a picture"})
+    gallery, into = tmp_path / "gallery", tmp_path / "sorted"
+    gallery.mkdir()
+    (gallery / "a.jpg").symlink_to("../far/a.jpg")
+    before = tree(tmp_path)
+    apply(plan_sort([Verdict(str(gallery / "a.jpg"), "cat", 0.9)], gallery, into, how))
+    assert (into / "cat" / "a.jpg").read_bytes() == b"a picture"
+    assert undo(into).left == []
+    assert tree(tmp_path) == before
+
+
 def test_half_a_copy_that_a_kill_left_is_in_nobodys_way(gallery: Path, elsewhere: Path) -> None:
     """An undo killed while copying back is repeated, whatever it left under its own name."""
     before = tree(gallery)

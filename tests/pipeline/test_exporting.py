@@ -198,6 +198,12 @@ def test_nothing_is_exported_unchecked(format_1: Path, tmp_path: Path) -> None:
         f"dozen do. Nothing was written. Name one, for an export with --check FOLDER."
     )
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NothingToCheckOn) as error:
+        export(format_1, "onnx", tmp_path / "out", check=tmp_path, progress=QUIET)
+    assert str(error.value).startswith(
+        f"{format_1} cannot be checked on real pictures: {tmp_path} holds no picture that can be "
+        f"read. Expected was a folder with some"
+    )
 
 
 @pytest.mark.parametrize("target", ["torch", "state-dict"])
@@ -419,6 +425,24 @@ def test_8_bits_are_used_when_asked_for(
         one.label for one in ours[:3]
     ]
     assert "8 bits        yes: accuracy" in command("info", quantised).out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_8_bits_are_explained_by_their_own_graph(trained: Any, quantised: Path) -> None:
+    """The map belongs to the answer that was given, not to what 16 or 32 bits would have said."""
+    classifier = Classifier.load(quantised, "int8")
+    for picture in sorted(trained.data.rglob("*.png"))[::20]:
+        answer, found = classifier.predict(picture), classifier.explain(picture)
+        assert found.label == answer.label
+        assert found.confidence == pytest.approx(answer.confidence, abs=0.005)
+
+
+def test_a_runtime_for_pages_is_not_ignored(command: Callable[..., Any], format_1: Path) -> None:
+    """With another target it is a wrong command line."""
+    ended = command("export", format_1, "--to", "onnx", "--ort-web", "x.tgz")
+    assert ended.code == 2
+    assert "--ort-web is for --to web; it was given with --to onnx." in ended.err
 
 
 def test_precision_is_one_that_there_is(command: Callable[..., Any], format_1: Path) -> None:

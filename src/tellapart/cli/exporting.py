@@ -51,6 +51,8 @@ def export(
     from tellapart.bundle.export import Precision, Target
     from tellapart.pipeline.exporting import export as write
 
+    if ort_web is not None and to != "web":
+        raise typer.BadParameter(f"--ort-web is for --to web; it was given with --to {to}.")
     exported = write(
         model,
         cast("Target", _one_of("--to", TO, to)),

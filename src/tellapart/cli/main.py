@@ -13,9 +13,17 @@ from typer.core import TyperGroup
 from tellapart.cli import exporting, judging, sorting, stock, training, using
 from tellapart.errors import TellapartError
 
+# What these compute is kept between runs; what others were doing is only begun anew.
+GO_ON = ("train", "find-lr")
+
 
 class _Stopped(Exception):
-    """Ctrl-C, in a shape that reaches `main`: typer would end the process without a word."""
+    """Ctrl-C, in a shape that reaches `main`: typer would end the process without a word.
+
+    goes_on: whether the same command finds what was computed until then.
+    """
+
+    goes_on = False
 
 
 class _NobodyReads(Exception):
@@ -28,7 +36,9 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            raise _Stopped from error
+            stopped = _Stopped()
+            stopped.goes_on = ctx.invoked_subcommand in GO_ON
+            raise stopped from error
         except BrokenPipeError as error:
             raise _NobodyReads from error
 
@@ -79,12 +89,10 @@ def main() -> None:
             sys.stdout.flush()
     except TellapartError as error:
         _stop(str(error), error.exit_code)
-    except (_Stopped, KeyboardInterrupt):
-        _stop(
-            "Stopped. Nothing half-written was left behind, and what was computed is kept: "
-            "the same command goes on from there.",
-            130,
-        )
+    except (_Stopped, KeyboardInterrupt) as error:
+        kept = ", and what was computed is kept: the same command goes on from there"
+        goes_on = isinstance(error, _Stopped) and error.goes_on
+        _stop(f"Stopped. Nothing half-written was left behind{kept if goes_on else ''}.", 130)
     except (_NobodyReads, BrokenPipeError):
         # The reader has had enough (`| head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

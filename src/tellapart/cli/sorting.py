@@ -70,6 +70,8 @@ def sort(
     from tellapart.inference.moving import apply as carry_out
     from tellapart.pipeline import plan_sorting, write_contact_sheet
 
+    if apply and sheet:
+        raise typer.BadParameter("--sheet shows a plan: leave --apply away, or leave it out.")
     progress = open_progress(quiet, verbose)
     plan = plan_sorting(
         Classifier.load(model, accept=accept),

@@ -153,7 +153,8 @@ def _predict_into(
             tally=tally,
         )
     except KeyboardInterrupt:
-        progress.say(f"{out} holds {tally.n + tally.n_held} whole answers; --resume adds the rest.")
+        n = tally.n + tally.n_held + len(output.held)
+        progress.say(f"{out} holds {n} whole answers; --resume adds the rest.")
         raise
     if as_json:
         print_json({"out": str(out)} | tally.as_dict())

@@ -238,7 +238,7 @@ class Classifier:
             NotExplainable.
         """
         return Explainer(
-            self._bundle.graph,
+            self._graph or self._bundle.graph,
             self.manifest.backbone,
             bool(self.manifest.recipe.get("flip_at_test", False)),
             self._precision,

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
@@ -249,7 +250,8 @@ def _do(plan: Plan, job: Line, temporary: str) -> None:
     elif plan.how == "copy":
         copy_file(source, target, temporary)
     elif plan.how == "hardlink":
-        os.link(source, target)
+        # Not to the link that it may be reached through: beside another folder that leads nowhere.
+        os.link(os.path.realpath(source), target)
     else:
         os.symlink(job["link"], target)
 
@@ -506,5 +508,5 @@ def _stopped(into: Path, error: OSError) -> DiskFull | NotWritable:
     return kind(
         f"Sorting into {into} stopped: {error.strerror or error}. No file is half moved; the "
         f"others are where they were. Make room and give the same command again, or take back what "
-        f"was done: tellapart undo {into}"
+        f"was done: tellapart undo {shlex.quote(str(into))}"
     )

@@ -22,6 +22,8 @@ from tellapart.inference.inputs import load_pyarrow
 
 CSV_COLUMNS = ("path", "label", "confidence", "error", "unsure")
 HEADER = (",".join(CSV_COLUMNS) + "\n").encode()
+# How every row of JSON Lines begins: of a file that holds no whole row, nothing else is known.
+JSON_START = b'{"path": '
 JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 # A folder of parts may be named like one file, as other tools do.
 FOLDER_SUFFIXES = frozenset({"", ".parquet"})
@@ -59,7 +61,8 @@ class Held:
 class Output(Protocol):
     """A place for answers. What was written is whole rows, whenever and however the run ends.
 
-    held: what lay there before this run. A context manager: leaving it writes what is pending.
+    held: what lay there before this run and was not taken yet. A context manager: leaving it
+    writes what is pending.
     """
 
     held: Held
@@ -179,6 +182,11 @@ class _Lines:
                 self._whole = end
                 if end > len(HEADER) or self._json:
                     yield path
+            if not self._whole:
+                file.seek(0)
+                start = JSON_START if self._json else HEADER
+                if not start.startswith(file.read(len(start))):
+                    raise _not_ours(self._path, "it does not begin as one")
 
 
 class _Parts:
@@ -274,17 +282,19 @@ def _json_rows(file: Iterable[bytes]) -> Iterator[tuple[int, str | None, str | N
 def _csv_rows(file: Iterable[bytes]) -> Iterator[tuple[int, str | None, str | None]]:
     """Yield (end in bytes, path, label) of each whole row; the path is None where there is none.
 
-    A name may hold line ends, so that a row is whole only when its quotes are closed.
+    A name may hold line ends, so that a row is whole only when its quotes are closed. What breaks
+    off at the end is left out; what is wrong before that has no path.
     """
-    end = 0
+    end, at_end = 0, False
 
     def lines() -> Iterator[str]:
-        nonlocal end
+        nonlocal end, at_end
         for line in file:
             if not line.endswith(b"\n"):
-                return
+                break
             end += len(line)
             yield line.decode(errors="replace")
+        at_end = True
 
     rows = csv.reader(lines(), strict=True)
     try:
@@ -294,7 +304,8 @@ def _csv_rows(file: Iterable[bytes]) -> Iterator[tuple[int, str | None, str | No
             whole = len(row) == len(CSV_COLUMNS)
             yield end, row[0] if whole else None, row[1] if whole else None
     except csv.Error:
-        return
+        if not at_end:
+            yield end, None, None
 
 
 def _hash(path: str) -> int:

@@ -19,6 +19,7 @@ from tellapart.bundle.bundle import SUFFIX
 from tellapart.data.catalog import from_lists
 from tellapart.data.pixels import Picture
 from tellapart.errors import UnreadablePicture
+from tellapart.files import write_atomically
 from tellapart.inference.classifier import Classifier
 from tellapart.pipeline.training import train
 from tellapart.progress import Progress
@@ -123,9 +124,13 @@ class PictureClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return best
 
     def save(self, path: str | Path) -> None:
-        """Write what was learned as a .tellapart file, for `tellapart` and `Classifier.load`."""
+        """Write what was learned as a .tellapart file, for `tellapart` and `Classifier.load`.
+
+        Raises:
+            DiskFull, NotWritable.
+        """
         check_is_fitted(self)
-        Path(path).write_bytes(self.bundle_)
+        write_atomically(Path(path), self.bundle_, "choose another place")
 
     def classifier(self) -> Classifier:
         """Return what was learned as a `Classifier`."""

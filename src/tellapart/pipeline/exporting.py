@@ -141,7 +141,7 @@ def export(
         progress.say(f"Writing {target} ...")
         answer = write_export(bundle, target, temporary, precision, runtime_from)
         with progress.bar("Checking", len(paths), "pictures") as advance:
-            agreement = _agreement(bundle, target, precision, answer, paths, str(where))
+            agreement = _agreement(bundle, target, precision, answer, paths, where)
             advance(len(paths))
         _refuse_difference(bundle, target, precision, agreement)
         text = json.dumps(asdict(agreement) | {"folder": Path(str(where)).name}, indent=1)
@@ -186,7 +186,7 @@ def quantize(
     rows = spread((taught if len(taught) else np.arange(len(catalog))).tolist(), MAX_CALIBRATION)
     pictures, _ = _pixels(bundle, [str(catalog.paths[row]) for row in rows])
     if not pictures:
-        raise _nothing(bundle, str(data))
+        raise _nothing(bundle, Path(data))
     progress.say(f"Quantising with {len(pictures)} pictures ...")
     graph = quantised(bundle.graph, pictures)
     rows = spread(scored.tolist(), MAX_MEASURED)
@@ -226,12 +226,15 @@ def _trained_on(bundle: Bundle) -> Path | None:
     return None
 
 
-def _nothing(bundle: Bundle, where: str | None) -> NothingToCheckOn:
-    looked = f"{where} holds no picture that can be read" if where else "no pictures were named"
+def _nothing(bundle: Bundle, where: Path | None) -> NothingToCheckOn:
+    looked = (
+        f"{where} holds no picture that can be read"
+        if where
+        else "no pictures were named, and where it was trained is not known here or no longer there"
+    )
     return NothingToCheckOn(
-        f"{bundle.path} cannot be checked on real pictures: {looked}, and where it was trained is "
-        f"not known here or no longer there. Expected was a folder with some; a few dozen do. "
-        f"Nothing was written. Name one, for an export with --check FOLDER."
+        f"{bundle.path} cannot be checked on real pictures: {looked}. Expected was a folder with "
+        f"some; a few dozen do. Nothing was written. Name one, for an export with --check FOLDER."
     )
 
 
@@ -251,12 +254,12 @@ def _agreement(
     precision: Precision,
     answer: Callable[[NDArray[np.uint8]], Floats],
     paths: Sequence[str],
-    where: str,
+    where: Path | None,
 ) -> Agreement:
     """Hold the written files against the bundle."""
     pictures, rows = _pixels(bundle, paths)
     if not pictures:
-        raise _nothing(bundle, where if paths else None)
+        raise _nothing(bundle, where)
     pixels = np.stack(pictures)
     example = example_pixels(bundle.manifest.preprocessing)
     theirs = np.stack([example(paths[row]) for row in rows])
@@ -266,7 +269,7 @@ def _agreement(
     in_16 = _answers(bundle, bundle.graph, "bf16", pixels) if best_precision() == "bf16" else None
     return Agreement(
         n=len(pixels),
-        folder=where,
+        folder=str(where),
         runtime=_runtime_of(target),
         same_pixels=difference(ours, answer(pixels)),
         from_files=difference(ours, answer(theirs)),
@@ -341,7 +344,7 @@ def _measured(
     """Measure accuracy, agreement and speed in 32, 16 and 8 bits on the same pictures."""
     pictures, readable = _pixels(bundle, [str(catalog.paths[row]) for row in rows])
     if not pictures:
-        raise _nothing(bundle, str(catalog.root))
+        raise _nothing(bundle, catalog.root)
     pixels = np.stack(pictures)
     runtimes = {"f32": OpenVinoRuntime(bundle.graph, precision="f32")}
     if best_precision() == "bf16":

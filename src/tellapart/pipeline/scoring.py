@@ -37,6 +37,8 @@ from tellapart.pipeline.gallery import (
 from tellapart.pipeline.outcome import listed, made_with
 from tellapart.progress import Progress
 
+ELSEWHERE = "choose another place with --report"
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -130,7 +132,7 @@ def evaluate(
     """
     progress = progress or Progress()
     if report is not None:
-        check_writable(Path(report))
+        check_writable(Path(report), ELSEWHERE)
     found = find_labelled(data, classifier.classes, progress)
     start = time.monotonic()
     read, features = look(classifier, found.paths, data, progress)
@@ -155,7 +157,7 @@ def evaluate(
         judged = Judged(paths, labels, probs, classifier.classes, decisions, root)
         with progress.stage("report"):
             page = evaluation_page(classifier, result, judged, logits, found.catalog, seconds)
-            write_atomically(Path(report), page)
+            write_atomically(Path(report), page, ELSEWHERE)
     return result
 
 
@@ -188,7 +190,7 @@ def evaluation_page(
             manifest.calibration.temperature, before.error, after.error, where
         ),
         speed_s=seconds,
-        pictures_per_s=len(catalog) / max(sum(seconds.values()), 1e-9),
+        pictures_per_s=(scores.n + result.n_unreadable) / max(sum(seconds.values()), 1e-9),
         facts=made_with(manifest) | {"Classifier": f"made on {manifest.made_on}"},
         suspects=suspects,
         n_suspects=n_suspects,
