@@ -227,8 +227,15 @@ def warm_cache(
     trained: Trained, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A cache that holds the exported network and nothing else, for this test alone."""
+    from tellapart.backbones import frozen
+    from tellapart.backbones.registry import DEFAULT_BACKBONE, find_backbone
+    from tellapart.backbones.weights import find_weights
+
     folder = tmp_path / "warm"
-    shutil.copytree(cache / "backbones", folder / "backbones")
+    backbone = find_backbone(DEFAULT_BACKBONE)
+    # Other tests may have kept others beside it.
+    key = frozen._key(backbone, find_weights(backbone), backbone.preprocessing, flip=False)
+    shutil.copytree(cache / "backbones" / key, folder / "backbones" / key)
     monkeypatch.setenv("TELLAPART_CACHE", str(folder))
     return folder
 

@@ -82,7 +82,7 @@ def test_folder_that_cannot_be_made_is_an_error(
 def test_a_picture_that_vanished_is_left_out(trained: Any, pictures: Path, tmp_path: Path) -> None:
     """Taken away between answer and drawing: nothing is drawn and nothing raised."""
     classifier = Classifier.load(trained.bundle)
-    (answer,) = classifier.predict(pictures / "a/1.png")
+    answer = classifier.predict(pictures / "a/1.png")
     illustrator = open_illustrator(classifier, [str(pictures)], tmp_path / "s", tmp_path / "w")
     (pictures / "a/1.png").unlink()
     assert illustrator.draw(answer) == ()

@@ -399,8 +399,11 @@ def test_what_a_view_takes_is_known_before_it_is_computed(material: MakeMaterial
         assert tuner.kept_kb(phase) == activation.nbytes / 1000
 
 
-def test_pictures_that_teach_are_looked_at_once(material: MakeMaterial) -> None:
+def test_pictures_that_teach_are_looked_at_once(
+    material: MakeMaterial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their features come from what the tail keeps: those of the network, within 16 bits."""
+    monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path))
     about = material(recipe())
     tuner, rows = Tuner(about), about.rows("train")
     files = about.catalog.paths[rows].tolist(), about.catalog.digests[rows].tolist()
