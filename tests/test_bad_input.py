@@ -27,7 +27,9 @@ Command = Callable[..., Any]
 
 FAST = ("--recipe", "fast")
 
-SUFFIXES = ".avif, .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff, .webp"
+SUFFIXES = (
+    ".avif, .bmp, .gif, .heic, .heif, .hif, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff, .webp"
+)
 
 
 def write_picture(path: Path, colour: int = 0) -> None:

@@ -148,7 +148,7 @@ def test_what_only_some_want_is_an_extra() -> None:
         name: {canonicalize_name(Requirement(line).name) for line in lines}
         for name, lines in project["optional-dependencies"].items()
     }
-    assert extras.keys() == {"train", "log", "parquet", "quantize", "bench", "dev"}
+    assert extras.keys() == {"train", "log", "parquet", "heic", "quantize", "bench", "dev"}
     assert extras["log"] == {"tensorboardx", "mlflow-skinny", "sqlalchemy", "alembic"}
     assert extras["log"].isdisjoint(extras["train"])
     assert "-e '.[train,log,parquet,quantize,dev]'" in (ROOT / "Makefile").read_text(

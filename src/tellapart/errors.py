@@ -7,7 +7,8 @@
     │   ├── TooFewPictures         5   a class has too few pictures to learn from
     │   ├── NoReadablePicture      6   not one picture could be read
     │   ├── AmbiguousData          7   the folder can be understood in two ways
-    │   └── ClassMismatch          8   labelled pictures share no class with the classifier
+    │   ├── ClassMismatch          8   labelled pictures share no class with the classifier
+    │   └── BadLabels              9   a pattern or a file of names that does not fit the pictures
     ├── BackboneError        the frozen network
     │   ├── UnknownBackbone       10   no backbone of that name
     │   ├── WeightsNotFound       11   its weights are nowhere on this machine, and no network
@@ -101,6 +102,12 @@ class ClassMismatch(DataError):
     """The labelled pictures share no class with the classifier."""
 
     exit_code = 8
+
+
+class BadLabels(DataError):
+    """What was to say the labels does not fit: a pattern, a file of names, a setting."""
+
+    exit_code = 9
 
 
 class BackboneError(TellapartError):

@@ -365,10 +365,10 @@ def test_no_pictures(tree: Tree) -> None:
         scan(root)
     assert str(error.value) == (
         f"No pictures were found in the folders below {root}. Expected one folder of pictures a "
-        f"class, with files ending in .avif, .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .png, .tif, "
-        f".tiff, .webp. Nothing was read. Set aside: {root}/1.jpg lies beside the class folders; "
-        f"{root}/2.jpg lies beside the class folders; {root}/a no pictures of class 'a' in it; "
-        f"and 2 more"
+        f"class, with files ending in .avif, .bmp, .gif, .heic, .heif, .hif, .jfif, .jpe, .jpeg, "
+        f".jpg, .png, .tif, .tiff, .webp. Nothing was read. Set aside: {root}/1.jpg lies "
+        f"beside the class folders; {root}/2.jpg lies beside the class folders; {root}/a no "
+        f"pictures of class 'a' in it; and 2 more"
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import resource
 import struct
+import sys
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -312,6 +314,11 @@ def test_every_promised_suffix_can_be_read(scene: Scene, tmp_path: Path) -> None
     """What Pillow writes for each suffix that a folder is searched for can be read."""
     for suffix in sorted(PICTURE_SUFFIXES):
         if suffix in (".webp", ".avif") and not features.check(suffix[1:]):
+            continue
+        if suffix in (".heic", ".heif", ".hif"):
+            pillow_heif = pytest.importorskip("pillow_heif")
+            pillow_heif.from_pillow(Image.fromarray(scene())).save(tmp_path / f"a{suffix}")
+            assert decode(read_file(tmp_path / f"a{suffix}")).shape == (48, 64, 3)
             continue
         Image.fromarray(scene()).save(tmp_path / f"a{suffix}")
         assert decode(read_file(tmp_path / f"a{suffix}")).shape == (48, 64, 3)
@@ -628,3 +635,91 @@ def test_turned_specimens_are_upright(odd: Path) -> None:
             difference(evaluation_pixels(data, preprocessing), reference(data, preprocessing)) < 2
         )
     assert turned
+
+
+def heic(picture: np.ndarray, **options: Any) -> bytes:
+    """Encode as phones do; skips where pillow-heif is not installed."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(picture)).save(file, quality=95, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_heic_is_read_upright(orientation: int, scene: Scene) -> None:
+    """The picture of a phone comes out as it was held, turned once."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(_tagged(scene(), exif)))
+    found = decode(heic(scene(), exif=exif.tobytes()))
+    assert found.shape == expected.shape
+    assert difference(found, expected) < 4
+
+
+def _tagged(picture: np.ndarray, exif: Image.Exif) -> Image.Image:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", exif=exif)
+    return Image.open(file)
+
+
+def test_heic_behind_the_brand_of_its_container(scene: Scene) -> None:
+    """Files whose first brand is mif1 are HEIC if they name it among the others."""
+    data = heic(scene(640, 480))
+    renamed = data[:8] + b"mif1" + data[12:]
+    np.testing.assert_array_equal(decode(renamed), decode(data))
+
+
+def test_damaged_heic_is_unreadable(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off anywhere, or too large: it is refused in words."""
+    data = heic(scene(640, 480))
+    for part in (0.02, 0.3, 0.9):
+        with pytest.raises(UnreadablePicture, match=r"^is cut off or damaged \("):
+            decode(data[: int(part * len(data))])
+    monkeypatch.setattr("tellapart.data.pixels.MAX_MEGAPIXELS", 0.3)
+    with pytest.raises(UnreadablePicture) as refused:
+        decode(data)
+    assert str(refused.value) == "is 640 x 480 px, larger than 0.3 megapixels"
+
+
+def test_heic_without_its_library_says_what_to_install(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason names the command."""
+    data = heic(scene())
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(UnreadablePicture) as refused:
+        decode(data)
+    assert str(refused.value) == (
+        "is a HEIC picture, and pillow-heif is not installed (run: pip install 'tellapart[heic]')"
+    )
+
+
+def test_animations_show_their_first_frame(scene: Scene) -> None:
+    """Of GIF, WebP, PNG and TIFF with several frames the first is the picture."""
+    first, second = (Image.fromarray(scene(seed=seed)) for seed in (0, 3))
+    for fmt in ("GIF", "WEBP", "PNG", "TIFF"):
+        file = io.BytesIO()
+        options = {"lossless": True} if fmt == "WEBP" else {}
+        first.save(file, fmt, save_all=True, append_images=[second], **options)
+        whole = decode(file.getvalue())
+        assert difference(whole, np.asarray(first)) < difference(whole, np.asarray(second))
+        assert difference(whole, np.asarray(first)) < 6
+
+
+def test_other_kinds_of_files_are_called_by_their_names() -> None:
+    """What people mix up with pictures is named where its first bytes tell."""
+    for data, message in {
+        b"%PDF-1.7\n": "is a PDF, not a picture",
+        b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>": (
+            "is an SVG drawing, which has no pixels (save it as PNG)"
+        ),
+        b"PK\3\4rest": "is a ZIP archive, not a picture (unpack it)",
+        b'{"message": "Not Found"}': "is JSON, not a picture (the download went wrong)",
+        b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>": (
+            "is XML, not a picture (the download went wrong)"
+        ),
+        b"\0\0\0\x18ftypmp42\0\0\0\0": "is a film, not a picture",
+    }.items():
+        with pytest.raises(UnreadablePicture) as refused:
+            decode(data)
+        assert str(refused.value) == message

@@ -20,6 +20,7 @@ from torchvision.datasets import ImageFolder
 from tellapart.data.catalog import SPLITS, Catalog, scan
 from tellapart.data.splitting import (
     Fractions,
+    _remembered_units,
     assign_splits,
     split_by_content,
     torch_permutation,
@@ -498,3 +499,88 @@ def test_only_the_splits_change() -> None:
     after = assign_splits(before)
     assert replace(after, splits=before.splits).paths is before.paths
     assert before.splits.tolist() == [""] * 12
+
+
+grouped_pictures = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(0, 2), st.integers(0, 6)), min_size=1, max_size=60
+)
+
+
+def grouped(pictures: list[tuple[int, int, int]]) -> Catalog:
+    """Pictures (content, label, group); group 0 is none."""
+    names = np.array(["" if group == 0 else f"g{group}" for _, _, group in pictures])
+    digests = [hashlib.blake2b(bytes([one]), digest_size=16).hexdigest() for one, _, _ in pictures]
+    return Catalog(
+        root=Path("/photos"),
+        classes=("a", "b", "c"),
+        paths=np.array([f"/photos/{n}.jpg" for n in range(len(pictures))]),
+        labels=np.array([label for _, label, _ in pictures]),
+        digests=np.array(digests, dtype="S32"),
+        splits=np.full(len(pictures), "", dtype="U5"),
+        groups=names,
+    )
+
+
+@settings(deadline=None)  # the first call imports SciPy
+@given(grouped_pictures)
+def test_a_group_never_straddles_the_split(pictures: list[tuple[int, int, int]]) -> None:
+    """Pictures of one group, and copies of one picture, share a side; folds are units as well."""
+    catalog = grouped(pictures)
+    assert catalog.groups is not None
+    sides = split_by_content(catalog.units, catalog.labels)
+    for keys in (catalog.groups, catalog.digests):
+        for key in set(keys.tolist()) - {""}:
+            assert len(set(sides[keys == key].tolist())) == 1
+            assert len(set(catalog.units[keys == key].tolist())) == 1
+
+
+@settings(deadline=None)
+@given(grouped_pictures, st.lists(st.tuples(st.integers(41, 90), st.integers(0, 2)), max_size=30))
+def test_no_group_crosses_when_others_are_added(
+    pictures: list[tuple[int, int, int]], more: list[tuple[int, int]]
+) -> None:
+    """New pictures, in groups of their own, in old ones or in none, rename no unit.
+
+    What is not borrowed keeps its side by its name; what is remembered keeps it in any case.
+    """
+    before = grouped(pictures)
+    added = [(content, label, (0, 3, 9)[content % 3]) for content, label in more]
+    after = grouped([*pictures, *added])
+    known = dict(zip(before.digests.tolist(), before.units.tolist(), strict=True))
+    for digest, unit in zip(after.digests.tolist(), after.units.tolist(), strict=True):
+        assert known.get(digest, unit) == unit
+    sides = split_by_content(before.units, before.labels)
+    held = dict(zip(before.digests.tolist(), sides.tolist(), strict=True))
+    remembered = _remembered_units(after.digests, after.units, held)
+    again = split_by_content(after.units, after.labels, remembered)
+    assert again[: len(pictures)].tolist() == sides.tolist()
+
+
+def test_what_scored_does_not_teach_when_groups_come_later() -> None:
+    """Where a group's pictures were on several sides before, all of it goes on scoring."""
+    digests = np.array([b"a", b"b", b"c"], dtype="S32")
+    units = np.array([b"u", b"u", b"c"], dtype="S32")
+    held = {b"a": "test", b"b": "train", b"c": "valid"}
+    assert _remembered_units(digests, units, held) == {b"u": "test", b"c": "valid"}
+
+
+@pytest.mark.parametrize("how", ["exact", "halve-test"])
+def test_what_would_tear_groups_is_refused(how: str) -> None:
+    """A split of single pictures, and given splits that tear a group, name the way out."""
+    catalog = grouped([(1, 0, 1), (2, 0, 1), (3, 1, 2), (4, 1, 2), (5, 2, 0), (6, 2, 0)])
+    with pytest.raises(AmbiguousData) as refused:
+        assign_splits(catalog, how)
+    assert str(refused.value) == (
+        f"/photos gives groups that are to stay together, and the split {how} deals out single "
+        f'pictures. Nothing was trained. Choose the split "auto", or leave the groups out with '
+        f"--data group="
+    )
+    torn = replace(catalog, splits=np.array(["train", "test", *4 * ["train"]]))
+    with pytest.raises(AmbiguousData) as refused:
+        assign_splits(torn)
+    assert str(refused.value) == (
+        "In /photos these groups lie in more than one of the splits that are given: 'g1'. What "
+        "belongs together would teach and score at once. Nothing was trained. Leave the splits "
+        "out with --data split= or the groups with --data group="
+    )
+    assert assign_splits(torn, "none").splits.tolist() == ["train"] * 6

@@ -20,9 +20,10 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
@@ -273,4 +274,6 @@ def _decoder_identity() -> str:
         for name in ("pixels.py", "augmentation.py")
     )
     libraries = [f"{name} {version(name)}" for name in ("simplejpeg", "kornia_rs", "pillow")]
+    with suppress(PackageNotFoundError):  # An extra; HEIC is read by it.
+        libraries.append(f"pillow-heif {version('pillow-heif')}")
     return ", ".join([hashlib.sha256(code).hexdigest()[:16], *libraries])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from tellapart.bundle.bundle import Bundle
@@ -30,7 +31,7 @@ def screen(bundle: Bundle) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     rows = [
         ("Classifier", f"{bundle.path.name}, {_size_mb(bundle)} MB, format {manifest.format}"),
-        ("Classes", f"{manifest.n_classes}: {', '.join(manifest.classes)}"),
+        ("Classes", f"{manifest.n_classes}: {', '.join(manifest.shown)}"),
         ("Accuracy", _accuracy(manifest.scores)),
         ("Learned from", _pictures(manifest.data)),
         ("Backbone", f"{manifest.backbone}, {manifest.weights_origin}"),
@@ -70,7 +71,7 @@ def card(bundle: Bundle) -> str:
         _class_table(bundle),
         "## How good it is",
         f"Accuracy {_accuracy(manifest.scores)}.",
-        _score_table(manifest.scores),
+        _score_table(manifest.scores, manifest.display_names),
         "## When it is unsure",
         in_words(manifest.calibration.rules),
         "## What to be careful about",
@@ -143,15 +144,19 @@ def _int8(bundle: Bundle) -> str:
 def _class_table(bundle: Bundle) -> str:
     counts = _counts(bundle.manifest.data)
     rows = [
-        (name, *(str(numbers.get(name, 0)) for numbers in counts.values()))
-        for name in bundle.manifest.classes
+        (shown, *(str(numbers.get(name, 0)) for numbers in counts.values()))
+        for name, shown in zip(bundle.manifest.classes, bundle.manifest.shown, strict=True)
     ]
     return _table(rows, ("Class", *(split or "all" for split in counts)))
 
 
-def _score_table(scores: dict[str, Any] | None) -> str:
+def _score_table(scores: dict[str, Any] | None, names: Mapping[str, str]) -> str:
     rows = [
-        (row["name"], str(row["n"]), *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")))
+        (
+            names.get(row["name"], row["name"]),
+            str(row["n"]),
+            *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")),
+        )
         for row in (scores or {}).get("per_class", ())
     ]
     return _table(rows, ("Class", "Pictures", "Precision", "Recall", "F1")) if rows else ""

@@ -90,6 +90,11 @@ class Manifest(BaseModel):
         """K."""
         return len(self.classes)
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """What people call the classes, in class order."""
+        return tuple(self.display_names.get(name, name) for name in self.classes)
+
 
 def upgrade_1_to_2(facts: dict[str, Any]) -> dict[str, Any]:
     """Turn a manifest of format 1 into one of format 2: nothing is promised about its answers."""

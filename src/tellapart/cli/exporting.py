@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tellapart.cli.options import Debug, Json, Model, Quiet, Verbose, open_progress, print_json
+from tellapart.cli.options import (
+    Data,
+    Debug,
+    Json,
+    Model,
+    Quiet,
+    Root,
+    Verbose,
+    Where,
+    data_source,
+    open_progress,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from tellapart.pipeline.exporting import Difference
@@ -85,7 +97,7 @@ def _difference(what: str, seen: Difference, limit: float | None = None) -> None
 
 def quantize(
     model: Model,
-    data: Annotated[Path, typer.Argument(help="The folder it was trained on.")],
+    data: Data,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Another bundle; default: MODEL itself.")
     ] = None,
@@ -93,17 +105,19 @@ def quantize(
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    root: Root = None,
+    where: Where = None,
 ) -> None:
     """Put an 8-bit graph into a classifier, and measure what that costs and gains."""
     from tellapart.pipeline.exporting import quantize as put
 
-    facts = put(model, data, output, open_progress(quiet, verbose))
+    facts = put(model, data_source(data, root, where), output, open_progress(quiet, verbose))
     if as_json:
         print_json(facts.model_dump())
         return
-    where = f"{facts.n} {facts.split or ''} pictures".replace("  ", " ")
+    measured = f"{facts.n} {facts.split or ''} pictures".replace("  ", " ")
     print(f"{output or model} carries an 8-bit graph, from {facts.n_calibration} pictures.")
-    print(f"Against 32 bits on {where}: {facts.agreement:.1%} get the same class;")
+    print(f"Against 32 bits on {measured}: {facts.agreement:.1%} get the same class;")
     print(f"probabilities differ by up to {facts.largest_difference:.3f}.")
     for name, speed in facts.pictures_per_s.items():
         right = f", {facts.accuracy[name]:.4f} right" if facts.accuracy else ""

@@ -13,7 +13,10 @@ from tellapart.cli.options import (
     Json,
     Model,
     Quiet,
+    Root,
     Verbose,
+    Where,
+    data_source,
     open_progress,
     print_json,
     quoted,
@@ -35,13 +38,15 @@ def compare(
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    root: Root = None,
+    where: Where = None,
 ) -> None:
     """Compare two classifiers on the same labelled pictures: is one of them really better?"""
     from tellapart.inference.classifier import Classifier
     from tellapart.pipeline import compare as hold
 
     loaded = Classifier.load(first), Classifier.load(second)
-    found = hold(*loaded, data, open_progress(quiet, verbose))
+    found = hold(*loaded, data_source(data, root, where), open_progress(quiet, verbose))
     print_json(found.as_dict()) if as_json else _tell(found, first, second)
 
 

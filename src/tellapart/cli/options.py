@@ -7,11 +7,14 @@ import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tellapart.progress import Progress
+
+if TYPE_CHECKING:
+    from tellapart.data.reading import DataSource
 
 
 def _debug(value: bool) -> None:
@@ -26,7 +29,25 @@ def _accept(value: float | None) -> float | None:
 
 
 Data = Annotated[
-    Path, typer.Argument(help="Folder of class folders, or of train/valid/test folders with them.")
+    Path,
+    typer.Argument(
+        help="Folder of class folders, or of train/valid/test folders with them; or a table (.csv, "
+        ".tsv, .parquet) or list of files and labels."
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where the relative paths of a table or list start."),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="NAME=VALUE",
+        help="Where labels come from: path, label, split or group=COLUMN; "
+        "pattern={label}_{number}.jpg; names=FILE.json (class -> its name for people). May be "
+        "given several times.",
+    ),
 ]
 Model = Annotated[Path, typer.Argument(help="A classifier: a .tellapart file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
@@ -84,6 +105,23 @@ def chosen_settings(texts: list[str] | None, given: dict[str, Any]) -> dict[str,
             raise typer.BadParameter(f"--set {text}: expected NAME=VALUE, such as seed=1.")
         chosen[name.strip()] = value.strip()
     return chosen
+
+
+def data_source(data: Path, root: Path | None, texts: list[str] | None) -> DataSource:
+    """Gather what says how labelled pictures are to be understood."""
+    from tellapart.data.reading import KINDS, DataSource
+
+    chosen: dict[str, str] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        known = (*KINDS, "pattern", "names")
+        if not equals or name not in known or name in chosen:
+            raise typer.BadParameter(
+                f"--data {text}: expected NAME=VALUE, once for each of {', '.join(known)}."
+            )
+        chosen[name] = value
+    pattern, names = chosen.pop("pattern", None), chosen.pop("names", None)
+    return DataSource(data, root, chosen, pattern or None, Path(names) if names else None)
 
 
 def budget_seconds(text: str) -> float:

@@ -16,11 +16,14 @@ from tellapart.cli.options import (
     Json,
     Quiet,
     RecipeName,
+    Root,
     Settings,
     Verbose,
     Weights,
+    Where,
     budget_seconds,
     chosen_settings,
+    data_source,
     open_progress,
     print_json,
     quoted,
@@ -76,6 +79,8 @@ def train(
     verbose: Verbose = False,
     debug: Debug = False,
     accept: Accept = None,
+    root: Root = None,
+    where: Where = None,
 ) -> None:
     """Learn from a folder of labelled pictures; write a classifier and a report."""
     from tellapart.pipeline import rehearse
@@ -92,12 +97,15 @@ def train(
         | {"data.keep_features": None if features else False},
     )
     progress = open_progress(quiet, verbose)
+    labelled = data_source(data, root, where)
     if dry_run:
-        tried = rehearse(data, output, name, chosen, device=device, start=start, progress=progress)
+        tried = rehearse(
+            labelled, output, name, chosen, device=device, start=start, progress=progress
+        )
         print_json(tried.as_dict()) if as_json else print(tried.text())
         return
     result = learn(
-        data,
+        labelled,
         output,
         recipe=name,
         settings=chosen,
@@ -144,6 +152,8 @@ def find_lr(
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    root: Root = None,
+    where: Where = None,
 ) -> None:
     """Find a rate for a phase: raise it step by step, and look where the loss falls fastest."""
     from tellapart.pipeline import find_rate
@@ -151,7 +161,7 @@ def find_lr(
     if not 0 < first < last:
         raise typer.BadParameter("--start must be above 0 and below --end.")
     found = find_rate(
-        data,
+        data_source(data, root, where),
         plot,
         recipe=recipe,
         settings=chosen_settings(settings, {"backbone": backbone, "weights": weights}),
@@ -182,12 +192,17 @@ def show(
     seed: Annotated[int, typer.Option(help="Another seed shows other pictures and views.")] = 0,
     as_json: Json = False,
     debug: Debug = False,
+    root: Root = None,
+    where: Where = None,
 ) -> None:
     """Write a sheet of pictures as they enter the network, plain and as random views."""
     from tellapart.pipeline import show as draw
 
     chosen = chosen_settings(settings, {"backbone": backbone})
-    sheet = draw(data, output, recipe=recipe, settings=chosen, count=count, views=views, seed=seed)
+    labelled = data_source(data, root, where)
+    sheet = draw(
+        labelled, output, recipe=recipe, settings=chosen, count=count, views=views, seed=seed
+    )
     if as_json:
         print_json(sheet.as_dict())
         return

@@ -17,9 +17,12 @@ from tellapart.cli.options import (
     Model,
     PrecisionName,
     Quiet,
+    Root,
     Verbose,
+    Where,
     chosen_minimums,
     chosen_precision,
+    data_source,
     open_progress,
     print_json,
 )
@@ -183,6 +186,8 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Also write a report: one HTML page, to look closer."),
     ] = None,
+    root: Root = None,
+    where: Where = None,
 ) -> None:
     """Score a classifier on labelled pictures; classes are matched by name."""
     from tellapart.inference.classifier import Classifier
@@ -191,7 +196,8 @@ def evaluate(
 
     minimums = chosen_minimums(least)
     classifier = Classifier.load(model, accept=accept)
-    result = score(classifier, data, open_progress(quiet, verbose), report)
+    labelled = data_source(data, root, where)
+    result = score(classifier, labelled, open_progress(quiet, verbose), report)
     print_json(result.as_dict()) if as_json else _tell_scores(result)
     check_minimums(result, minimums)
 
@@ -274,8 +280,8 @@ def _text_lines(prediction: Prediction) -> None:
         return
     print(prediction.path)
     for label, confidence in prediction.top:
-        print(f"    {confidence:6.1%}  {label}")
+        print(f"    {confidence:6.1%}  {prediction.shown(label)}")
     if prediction.unsure:
         print(f"    unsure: {prediction.reason}")
         if prediction.reason != STRANGE:
-            print(f"    it may be: {listed(prediction.candidates)}")
+            print(f"    it may be: {listed(tuple(map(prediction.shown, prediction.candidates)))}")

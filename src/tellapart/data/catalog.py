@@ -54,6 +54,9 @@ class Catalog:
     digests: (N,) 'S32', hexadecimal BLAKE2b of each file's bytes: what a picture is known by.
     splits: (N,) 'U5', "train", "valid" or "test"; "" while nothing has been decided.
     classes: K names in string order ("1", "10", "2"); the order of every array of size K.
+    groups: (N,) what the user wants kept on one side of every split; "" belongs to none.
+    display_names: class -> what people call it, where that is something else.
+    source: the table that named the pictures, "" where folders did.
     """
 
     root: Path
@@ -63,9 +66,32 @@ class Catalog:
     digests: NDArray[np.bytes_]
     splits: NDArray[np.str_]
     set_aside: tuple[SetAside, ...] = ()
+    groups: NDArray[np.str_] | None = None
+    display_names: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def name(self) -> str:
+        """What the data is called: its folder, or its table without the suffix."""
+        return Path(self.source).stem if self.source else self.root.resolve().name
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """What people call the classes, in class order."""
+        return tuple(self.display_names.get(name, name) for name in self.classes)
+
+    @property
+    def units(self) -> NDArray[np.bytes_]:
+        """Name what must stay together, (N,) 'S32': copies of a picture, and the user's groups.
+
+        Without groups these are the digests. A picture that lies in two groups makes them one.
+        """
+        if self.groups is None:
+            return self.digests
+        return _units(self.digests, self.groups)
 
     @property
     def has_splits(self) -> bool:
@@ -80,6 +106,7 @@ class Catalog:
             labels=self.labels[rows],
             digests=self.digests[rows],
             splits=self.splits[rows],
+            groups=None if self.groups is None else self.groups[rows],
         )
 
     def without(self, unreadable: Mapping[int, str]) -> Catalog:
@@ -110,6 +137,8 @@ class _Found:
     set_aside: list[SetAside] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)  # what kind of file, how many
     any_name: bool = False  # also names that cannot be written into a manifest
+    groups: dict[str, str] = field(default_factory=dict)  # path -> group
+    source: str = ""  # the table that named them
 
     def put_aside(self, path: str | Path, reason: str) -> None:
         self.set_aside.append(SetAside(str(path), reason))
@@ -172,28 +201,38 @@ def from_lists(
     paths: Sequence[str | os.PathLike[str]],
     labels: Sequence[str],
     progress: Progress | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    set_aside: Sequence[SetAside] = (),
+    source: str = "",
+    min_classes: int = 2,
 ) -> Catalog:
     """Make a Catalog of picture files and their classes, one name a file; the order is the usual.
 
     Paths are made absolute; the root is the folder that holds them all. A file given twice with
-    the same class counts once.
+    the same class counts once. splits, groups, source: as in `Catalog`. set_aside: what the
+    caller left out.
 
     Raises:
         DataNotFound: no files. AmbiguousData, NotEnoughClasses, NoReadablePicture.
     """
-    if len(paths) != len(labels):
-        raise ValueError(f"{len(paths)} paths were given with {len(labels)} labels")
+    columns = [given for given in (labels, splits, groups) if given is not None]
+    if any(len(paths) != len(column) for column in columns):
+        lengths = " and ".join(str(len(column)) for column in columns)
+        raise ValueError(f"{len(paths)} paths were given with {lengths} labels")
     if not len(paths):
         raise DataNotFound(
             "No pictures were given. Expected paths of picture files and a class for each. "
             "Nothing was read."
         )
-    files = {
-        (str(label), str(Path(path).expanduser().absolute()), "")
-        for path, label in zip(paths, labels, strict=True)
-    }
-    root = Path(os.path.commonpath([Path(path).parent for _, path, _ in files]))
-    return _catalog(root, _Found(files=list(files)), progress or Progress("quiet"), 2)
+    whole = [str(Path(path).expanduser().absolute()) for path in paths]
+    files = set(zip(map(str, labels), whole, splits or [""] * len(whole), strict=True))
+    found = _Found(files=list(files), set_aside=list(set_aside), source=source)
+    if groups is not None:
+        found.groups = dict(zip(whole, groups, strict=True))
+    root = Path(os.path.commonpath([Path(path).parent for path in whole]))
+    return _catalog(root, found, progress or Progress("quiet"), min_classes)
 
 
 def _catalog(root: Path, found: _Found, progress: Progress, min_classes: int) -> Catalog:
@@ -219,8 +258,40 @@ def _catalog(root: Path, found: _Found, progress: Progress, min_classes: int) ->
         digests=np.array(digests, dtype="S32"),
         splits=np.array([split for _, _, split in files], dtype="U5"),
         set_aside=tuple(found.set_aside),
+        groups=np.array([found.groups[path] for path in paths]) if found.groups else None,
+        source=found.source,
     )
     return catalog.without(unreadable)
+
+
+def _units(digests: NDArray[np.bytes_], groups: NDArray[np.str_]) -> NDArray[np.bytes_]:
+    """Join pictures and groups to what must stay together; named so that adding renames none.
+
+    A unit is named by the hash of its first group, or by the digest of a picture without one: the
+    names of its pictures would change when others are added.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pictures, picture = np.unique(digests, return_inverse=True)
+    names, group = np.unique(groups, return_inverse=True)
+    # A node for each picture, then one for each group; what belongs to none is tied to nothing.
+    grouped = np.flatnonzero(groups != "")
+    ends = picture[grouped], len(pictures) + group[grouped]
+    n = len(pictures) + len(names)
+    links = coo_array((np.ones(len(grouped), dtype=np.int8), ends), shape=(n, n))
+    n_units, unit = connected_components(links, directed=False)
+    hashed = [
+        hashlib.blake2b(f"group {name}".encode(), digest_size=DIGEST_BYTES)
+        for name in names.tolist()
+    ]
+    named = np.array([*pictures.tolist(), *(one.hexdigest().encode() for one in hashed)], "S32")
+    of_unit = np.zeros(n_units, dtype="S32")
+    # Written from last to first, so that the first group has the last word.
+    for node in range(n - 1, -1, -1):
+        if node >= len(pictures) or not of_unit[unit[node]]:
+            of_unit[unit[node]] = named[node]
+    return np.asarray(of_unit[unit[picture]])
 
 
 def _split_folders(root: Path) -> list[tuple[Path, str]]:
@@ -378,10 +449,18 @@ def _check_classes(root: Path, classes: Sequence[str], found: _Found, min_classe
         alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
     clashes = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
     if clashes:
+        cure = "Write them alike" if found.source else "Rename or merge the folders"
         raise AmbiguousData(
-            f"In {root} some class names differ only in case or in how accents are written: "
-            f"{'; '.join(clashes)}. They may be one class or two; nothing was trained. "
-            f"Rename or merge the folders."
+            f"In {found.source or root} some class names differ only in case or in how accents are "
+            f"written: {'; '.join(clashes)}. They may be one class or two; nothing was trained. "
+            f"{cure}."
+        )
+    if len(classes) < min_classes and found.source:
+        raise NotEnoughClasses(
+            f"{found.source} names pictures of one class only ({classes[0]!r}, "
+            f"{len(found.files)} pictures). Telling apart needs at least two. Nothing was read. "
+            f"Add pictures of anything else as a second class, or say where the labels are with "
+            f"--data label=COLUMN."
         )
     if len(classes) < min_classes:
         folders = {Path(path).parent for _, path, _ in found.files}

@@ -29,6 +29,8 @@ def taken(path: str | Path) -> tuple[datetime, bool]:
 def _exif_date(path: str | Path) -> datetime | None:
     from PIL import Image
 
+    if Path(path).suffix.lower() in (".heic", ".heif", ".hif"):
+        _let_pillow_open_heic()
     try:
         # Pillow warns about what is odd in the rest of the block. One thread calls this.
         with warnings.catch_warnings():
@@ -45,3 +47,11 @@ def _exif_date(path: str | Path) -> datetime | None:
         except ValueError:
             continue
     return None
+
+
+def _let_pillow_open_heic() -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()

@@ -50,6 +50,9 @@ PICTURE_SUFFIXES = frozenset(
         ".tif",
         ".tiff",
         ".avif",
+        ".heic",
+        ".heif",
+        ".hif",
     }
 )
 
@@ -60,6 +63,20 @@ MAX_MEGAPIXELS = 178
 # The formats that Pillow may open, likely ones first. Its other plugins stay out of reach: one
 # hands what it finds in a file to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")
+
+# Codings in HEIF that pillow-heif reads (ISO/IEC 23008-12, annex B). AVIF is Pillow's.
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+
+_FILM_BRANDS = frozenset({b"qt  ", b"mp41", b"mp42", b"isom", b"iso2", b"M4V ", b"3gp4", b"3gp5"})
+
+# How other files begin that lie in the place of pictures, in lower case.
+_OTHER_KINDS = {
+    b"<?xml": "is XML, not a picture (the download went wrong)",
+    b"{": "is JSON, not a picture (the download went wrong)",
+    b"[{": "is JSON, not a picture (the download went wrong)",
+    b"%pdf-": "is a PDF, not a picture",
+    b"pk\3\4": "is a ZIP archive, not a picture (unpack it)",
+}
 
 # What libjpeg says when pixels are missing or wrong. It goes on, and fills the rest with grey.
 _JPEG_DAMAGE = ("premature end of", "bad huffman code")
@@ -213,6 +230,8 @@ def decode(data: bytes, shortest_px: int = 0) -> Pixels:
         picture = _decode_jpeg(data, shortest_px)
         if picture is not None:
             return picture
+    if _is_heic(data):
+        return _decode_heic(data)
     return _decode_with_pillow(data, shortest_px)
 
 
@@ -422,6 +441,37 @@ def _open(data: bytes) -> ImageFile:
     raise UnreadablePicture("is not a picture in any format that is known")
 
 
+def _is_heic(data: bytes) -> bool:
+    """Say whether a file names HEVC as its coding: phones also write it behind the brand mif1."""
+    if data[4:8] != b"ftyp":
+        return False
+    end = min(int.from_bytes(data[:4], "big"), 256)
+    brands = {data[8:12], *(data[place : place + 4] for place in range(16, end, 4))}
+    return not _HEIC_BRANDS.isdisjoint(brands) and b"avif" not in brands
+
+
+def _decode_heic(data: bytes) -> Pixels:
+    """Decode with libheif, which also turns the picture: its EXIF must not turn it again."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UnreadablePicture(
+            "is a HEIC picture, and pillow-heif is not installed "
+            "(run: pip install 'tellapart[heic]')"
+        ) from error
+    try:
+        found = pillow_heif.open_heif(data, convert_hdr_to_8bit=True)
+        _check_size(*found.size)
+        image = found.to_pillow()
+        image.info = {}
+        return to_rgb(image)
+    except UnreadablePicture:
+        raise
+    except Exception as error:  # libheif's errors come as several kinds.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadablePicture(f"is cut off or damaged ({reason})") from error
+
+
 def _not_a_picture(data: bytes) -> str | None:
     """Name the usual impostors, so that the cure is plain."""
     if not data:
@@ -433,6 +483,18 @@ def _not_a_picture(data: bytes) -> str | None:
     start = data[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head")):
         return "is a web page, not a picture (the download went wrong)"
+    return _other_kind(data, start)
+
+
+def _other_kind(data: bytes, start: bytes) -> str | None:
+    """Name what else is kept or sent in place of a picture; start: its first bytes, stripped."""
+    if b"<svg" in start:
+        return "is an SVG drawing, which has no pixels (save it as PNG)"
+    for first, what in _OTHER_KINDS.items():
+        if start.startswith(first):
+            return what
+    if data[4:8] == b"ftyp" and data[8:12] in _FILM_BRANDS:
+        return "is a film, not a picture"
     return None
 
 

@@ -54,14 +54,17 @@ def assign_splits(
     remembered: digest -> the side it was on before; wins over content, never over the folders.
     seed: of the random permutations.
 
+    Pictures of one group (`Catalog.groups`) share a side, as copies of one picture do.
+
     Raises:
         TooFewPictures: a class has fewer than two pictures to learn from, or the folders give
             splits but none to learn from.
         AmbiguousData: the folders give splits and how="exact", or do not give train and one
-            folder for scoring and how="halve-test".
+            folder for scoring and how="halve-test"; or groups would be torn.
         ValueError: `how` is none of these.
     """
     undecided = not catalog.has_splits or bool((catalog.splits == "train").all())
+    _check_groups(catalog, how)
     if how == "none":
         splits = np.full(len(catalog), "train", dtype="U5")
     elif how == "exact":
@@ -74,7 +77,9 @@ def assign_splits(
     elif how != "auto":
         raise ValueError(f'how is {how!r}; expected "auto", "none", "exact" or "halve-test"')
     elif undecided:
-        splits = split_by_content(catalog.digests, catalog.labels, remembered, fractions)
+        units = catalog.units
+        known = _remembered_units(catalog.digests, units, remembered or {})
+        splits = split_by_content(units, catalog.labels, known, fractions)
     else:
         splits = _complete(catalog, remembered, fractions)
     catalog = replace(catalog, splits=splits)
@@ -158,6 +163,8 @@ def split_by_content(
 ) -> NDArray[np.str_]:
     """Split (N,) pictures by their content digests: identical pictures share a side.
 
+    digests: or the names of what else must stay together, see `Catalog.units`.
+
     A class with three or more different pictures of its own has at least one on each side that
     has a fraction. `remembered` (digest -> split) wins over content.
     """
@@ -185,6 +192,43 @@ def _image_folder_order(catalog: Catalog) -> NDArray[np.int64]:
     paths = [os.path.split(path) for path in catalog.paths.tolist()]
     rows = sorted(range(len(paths)), key=lambda row: (catalog.labels[row], paths[row]))
     return np.array(rows, dtype=np.int64)
+
+
+def _remembered_units(
+    digests: NDArray[np.bytes_], units: NDArray[np.bytes_], remembered: Mapping[bytes, str]
+) -> dict[bytes, str]:
+    """Say where each unit was before, by its pictures: what scored once does not teach later."""
+    sides: dict[bytes, str] = {}
+    for digest, unit in zip(digests.tolist(), units.tolist(), strict=True):
+        side = remembered.get(digest)
+        if side is not None:
+            sides[unit] = max(side, sides.get(unit, side), key=SPLITS.index)
+    return sides
+
+
+def _check_groups(catalog: Catalog, how: str) -> None:
+    """Refuse to tear what belongs together."""
+    if catalog.groups is None or how == "none":
+        return
+    where = catalog.source or catalog.root
+    if how in ("exact", "halve-test"):
+        raise AmbiguousData(
+            f"{where} gives groups that are to stay together, and the split {how} deals out single "
+            f'pictures. Nothing was trained. Choose the split "auto", or leave the groups out with '
+            f"--data group="
+        )
+    grouped = (catalog.groups != "") & (catalog.splits != "")
+    pairs = np.unique(np.stack([catalog.groups[grouped], catalog.splits[grouped]]), axis=1)
+    names, counts = np.unique(pairs[0], return_counts=True)
+    torn = [repr(name) for name in names[counts > 1].tolist()]
+    if torn:
+        more = f" and {len(torn) - 5} more" if len(torn) > 5 else ""
+        raise AmbiguousData(
+            f"In {where} these groups lie in more than one of the splits that are given: "
+            f"{', '.join(torn[:5])}{more}. What belongs together would teach and score at once. "
+            f"Nothing was trained. Leave the splits out with --data split= or the groups with "
+            f"--data group="
+        )
 
 
 def _check_undecided(catalog: Catalog, undecided: bool) -> None:
@@ -235,10 +279,11 @@ def _complete(
         rows = np.flatnonzero(splits == "train")
         # What was test in a folder without splits is in train by the user's own hand now.
         allowed = {one: side for one, side in (remembered or {}).items() if side != "test"}
+        units = catalog.units[rows]
         splits[rows] = split_by_content(
-            catalog.digests[rows],
+            units,
             catalog.labels[rows],
-            allowed,
+            _remembered_units(catalog.digests[rows], units, allowed),
             Fractions(1 - share, share, 0.0),
         )
     return splits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,13 @@ class Scores:
     brier: Estimate
     ece: Estimate
     auroc: Estimate | None
+
+    def renamed(self, classes: Sequence[str]) -> Scores:
+        """Return the same with other names for the classes, in the same order."""
+        rows = tuple(
+            replace(row, name=name) for row, name in zip(self.per_class, classes, strict=True)
+        )
+        return replace(self, classes=tuple(classes), per_class=rows)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same as plain JSON types, the confusion matrix as a list of rows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain, islice
@@ -41,7 +41,8 @@ class Prediction:
     `label` is the most probable class, also of a picture that is `unsure`: `reason` then says
     why. `candidates` are the classes that stay possible, the most probable first: one or more.
     `top` holds (class, probability) pairs, the most probable first. A picture that could not be
-    read has `error` set and no label. `path` is the file's, or says which one of those that were
+    read has `error` set and no label. `names` are what people call those classes that have a
+    name besides their label. `path` is the file's, or says which one of those that were
     given it was ("picture 0"); `picture` is what was given, where that was no path.
     """
 
@@ -54,15 +55,21 @@ class Prediction:
     candidates: tuple[str, ...] = ()
     reason: str | None = None
     picture: Any = field(default=None, compare=False, kw_only=True)
+    names: Mapping[str, str] = field(default_factory=dict, compare=False, kw_only=True)
 
     def __repr__(self) -> str:
         """Say in a line what the answer is."""
         if self.error is not None or self.label is None or self.confidence is None:
             return f"<Prediction {self.path}: not read, it {self.error}>"
-        others = ", ".join(f"{label} {value:.1%}" for label, value in self.top[1:3])
+        others = ", ".join(f"{self.shown(label)} {value:.1%}" for label, value in self.top[1:3])
         beside = f" ({others})" if others else ""
         doubt = f", unsure: {self.reason}" if self.unsure else ""
-        return f"<Prediction {self.path}: {self.label} {self.confidence:.1%}{beside}{doubt}>"
+        said = f"{self.shown(self.label)} {self.confidence:.1%}"
+        return f"<Prediction {self.path}: {said}{beside}{doubt}>"
+
+    def shown(self, label: str) -> str:
+        """Say what people call a class."""
+        return self.names.get(label, label)
 
     def _repr_html_(self) -> str:
         from tellapart.inference.notebook import as_html
@@ -71,7 +78,8 @@ class Prediction:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON types, keys as documented for `predict --json`."""
-        return {
+        name = {"name": self.shown(self.label)} if self.names and self.label else {}
+        return name | {
             "path": self.path,
             "label": self.label,
             "confidence": self.confidence,
@@ -316,6 +324,7 @@ class Classifier:
             unsure=unsure,
             candidates=tuple(self.classes[place] for place in order[: decisions.n_candidates[row]]),
             reason=reason(confidence, bool(decisions.strange[row]), self.rules) if unsure else None,
+            names=self.manifest.display_names,
         )
 
     @cached_property

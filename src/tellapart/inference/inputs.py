@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
 import sys
@@ -10,19 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from tellapart.data.catalog import SetAside, walk
-from tellapart.data.pixels import PICTURE_SUFFIXES
-from tellapart.errors import BadTable, MissingExtra
+from tellapart.data.tables import TABLE_SUFFIXES, open_table
+from tellapart.errors import BadTable
 
 # Stands for standard input.
 STDIN = "-"
-
-TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
-
-# What the column of paths is usually called; compared without case.
-PATH_COLUMNS = ("path", "file", "filename", "filepath", "file_path", "image", "image_path")
 
 
 @dataclass
@@ -88,36 +82,18 @@ def table_paths(table: str, column: str | None = None) -> Iterator[str]:
     Raises:
         BadTable, MissingExtra.
     """
-    rows = _parquet_column if table.lower().endswith(".parquet") else _csv_column
+    opened = open_table(table)
+    found = opened.find_path(column)
+    if found is None:
+        raise _no_column(table, column, opened.columns)
     base: Path | None = None
-    try:
-        for path in rows(table, column):
-            if base is None and not Path(path).is_absolute():
-                beside = Path(table).parent
-                base = beside if os.path.lexists(beside / path) else Path()
-            yield str(base / path) if base else path
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadTable(
-            f"The table {table} cannot be read: {error}. Expected UTF-8 text with one row a line, "
-            f"or Parquet. Nothing after that row was predicted. Save it again as CSV in UTF-8."
-        ) from error
-
-
-def load_pyarrow() -> Any:
-    """Import pyarrow with its Parquet part.
-
-    Raises:
-        MissingExtra.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtra(
-            "Reading and writing Parquet needs pyarrow, which is not installed. CSV and JSON Lines "
-            "need nothing. Install it with: pip install 'tellapart[parquet]'"
-        ) from error
-    return pyarrow
+    for (path,) in opened.cells([found]):
+        if not path:
+            continue
+        if base is None and not Path(path).is_absolute():
+            beside = Path(table).parent
+            base = beside if os.path.lexists(beside / path) else Path()
+        yield str(base / path) if base else path
 
 
 def _is_folder(path: str) -> bool:
@@ -142,52 +118,6 @@ def _listed_on(stream: BinaryIO) -> Iterator[str]:
         rest += block
     if rest:
         yield os.fsdecode(rest)
-
-
-def _csv_column(table: str, column: str | None) -> Iterator[str]:
-    with Path(table).open(encoding="utf-8-sig", newline="") as file:
-        first = file.readline()
-        if not first.strip():
-            raise _no_column(table, column, [])
-        tab = table.lower().endswith(".tsv")
-        delimiter = "\t" if tab else max(",;\t", key=first.count)
-        file.seek(0)
-        rows = csv.reader(file, delimiter=delimiter)
-        header = next(rows)
-        # A bare list of files has no header: its first row is one.
-        bare = [Path(cell).suffix.lower() in PICTURE_SUFFIXES for cell in header]
-        if column is None and any(bare):
-            index = bare.index(True)
-            yield header[index]
-        else:
-            index = header.index(_path_column(table, column, header))
-        for row in rows:
-            if len(row) > index and row[index]:
-                yield row[index]
-
-
-def _parquet_column(table: str, column: str | None) -> Iterator[str]:
-    pyarrow = load_pyarrow()
-    try:
-        file = pyarrow.parquet.ParquetFile(table)
-        name = _path_column(table, column, file.schema_arrow.names)
-        for batch in file.iter_batches(4096, columns=[name]):
-            yield from (str(path) for path in batch.column(0).to_pylist() if path)
-    except pyarrow.ArrowInvalid as error:
-        raise OSError(str(error)) from error
-
-
-def _path_column(table: str, column: str | None, names: Sequence[str]) -> str:
-    if column is not None:
-        if column in names:
-            return column
-        raise _no_column(table, column, names)
-    if len(names) == 1:
-        return names[0]
-    found = [name for name in names if name.strip().lower() in PATH_COLUMNS]
-    if len(found) != 1:
-        raise _no_column(table, column, names)
-    return found[0]
 
 
 def _no_column(table: str, column: str | None, names: Sequence[str]) -> BadTable:

@@ -57,7 +57,7 @@ def _one(prediction: Prediction) -> str:
     if prediction.error is not None:
         lines = f"not read: it {html.escape(prediction.error)}"
     else:
-        lines = "".join(_bar(label, value) for label, value in prediction.top)
+        lines = "".join(_bar(prediction.shown(label), value) for label, value in prediction.top)
     return (
         f'<figure style="margin:0;width:{THUMBNAIL_PX + 220}px;display:flex;gap:8px">'
         f'{_picture(prediction)}<figcaption style="flex:1;min-width:0;overflow-wrap:anywhere">'

@@ -15,10 +15,10 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from tellapart.data.tables import load_pyarrow
 from tellapart.errors import NotWritable, OutputExists
 from tellapart.files import output_error, replacing
 from tellapart.inference.classifier import Prediction
-from tellapart.inference.inputs import load_pyarrow
 
 CSV_COLUMNS = ("path", "label", "confidence", "error", "unsure")
 HEADER = (",".join(CSV_COLUMNS) + "\n").encode()

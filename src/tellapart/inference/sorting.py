@@ -28,9 +28,7 @@ JOURNALS = ".tellapart"
 # Go with the picture of the same name: edits beside it, the film of a live photo, and the raw
 # file that an .xmp belongs to as well.
 SIDECAR_SUFFIXES = frozenset({".xmp", ".aae", ".mov"})
-RAW_SUFFIXES = frozenset(
-    {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".pef", ".raf", ".rw2"}
-)
+RAW_SUFFIXES = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2"})
 _COMPANIONS = SIDECAR_SUFFIXES | RAW_SUFFIXES
 
 DATE_PARTS = {"year": "%Y", "month": "%m", "year-month": "%Y-%m", "year-month-day": "%Y-%m-%d"}

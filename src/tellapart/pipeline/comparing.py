@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.data.reading import AnyData
 from tellapart.evaluation.comparison import Difference, paired_difference
 from tellapart.evaluation.scores import Interval, interval
 from tellapart.inference.classifier import Classifier
@@ -77,7 +77,7 @@ class Comparison:
 
 
 def compare(
-    first: Classifier, second: Classifier, data: str | Path, progress: Progress | None = None
+    first: Classifier, second: Classifier, data: AnyData, progress: Progress | None = None
 ) -> Comparison:
     """Compare two classifiers on the labelled pictures of classes that both know, by name.
 
@@ -110,7 +110,7 @@ def compare(
 
 
 def _said(
-    classifier: Classifier, paths: list[str], data: str | Path, progress: Progress
+    classifier: Classifier, paths: list[str], data: AnyData, progress: Progress
 ) -> tuple[NDArray[np.bool_], NDArray[np.str_], NDArray[np.float32]]:
     """Return which pictures were read (N,), what they were called, and how surely."""
     read, features = look(classifier, paths, data, progress)

@@ -21,8 +21,9 @@ from tellapart.bundle.bundle import Bundle, open_bundle, rewrite_bundle
 from tellapart.bundle.export import TARGETS, Precision, Target, example_pixels, write_export
 from tellapart.bundle.manifest import Int8
 from tellapart.bundle.quantization import MAX_CALIBRATION, quantised
-from tellapart.data.catalog import Catalog, scan
+from tellapart.data.catalog import Catalog
 from tellapart.data.pixels import Pixels, decode_many, read_pixels
+from tellapart.data.reading import AnyData, read_catalog
 from tellapart.errors import (
     CannotExport,
     ExportDisagrees,
@@ -159,13 +160,13 @@ def export(
 
 def quantize(
     model: str | Path,
-    data: str | Path,
+    data: AnyData,
     output: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Int8:
     """Put an 8-bit graph into a bundle, and measure what it costs and gains.
 
-    data: the folder it was trained on. Pictures that the bundle learned from give the ranges (up
+    data: what it was trained on. Pictures that the bundle learned from give the ranges (up
         to 300), those it was scored on say what accuracy is lost (up to 1000), known by their
         content. Where the bundle does not know them, the folder's own splits are taken, and all
         pictures for both where there are none.
@@ -178,7 +179,7 @@ def quantize(
     bundle = open_bundle(model)
     target = Path(output).expanduser() if output else bundle.path
     check_writable(target)
-    catalog = scan(data, progress, min_classes=1)
+    catalog = read_catalog(data, progress, min_classes=1)
     splits = _sides(bundle, catalog)
     taught = np.flatnonzero(splits == "train")
     split = next((name for name in ("test", "valid") if (splits == name).any()), None)
@@ -186,7 +187,7 @@ def quantize(
     rows = spread((taught if len(taught) else np.arange(len(catalog))).tolist(), MAX_CALIBRATION)
     pictures, _ = _pixels(bundle, [str(catalog.paths[row]) for row in rows])
     if not pictures:
-        raise _nothing(bundle, Path(data))
+        raise _nothing(bundle, catalog.root)
     progress.say(f"Quantising with {len(pictures)} pictures ...")
     graph = quantised(bundle.graph, pictures)
     rows = spread(scored.tolist(), MAX_MEASURED)

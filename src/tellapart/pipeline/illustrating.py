@@ -47,13 +47,14 @@ class Illustrator:
             picture = decode(read_file(prediction.path), PICTURE_PX)
             if self.show is not None:
                 note = f"Unsure: {prediction.reason}" if prediction.unsure else None
-                png = answer_png(picture, prediction.path, prediction.top, note)
+                answers = [(prediction.shown(name), share) for name, share in prediction.top]
+                png = answer_png(picture, prediction.path, answers, note)
                 written.append(self._write(self.show, prediction.path, "answer", png))
             if self.explain is not None:
                 found = self.classifier.explain(prediction.path, prediction.label)
                 height, width, _ = picture.shape
                 box = seen_box(height, width, self.classifier.manifest.preprocessing)
-                said = f"{found.label}: {percent(prediction.confidence)} sure"
+                said = f"{prediction.shown(found.label)}: {percent(prediction.confidence)} sure"
                 png = explanation_png(picture, box, found.heat, prediction.path, said)
                 written.append(self._write(self.explain, prediction.path, "why", png))
         except UnreadablePicture:
@@ -93,7 +94,7 @@ def open_illustrator(
 
 def unwritable_names(classifier: Classifier) -> str | None:
     """Say which letters of the class names no font here has; None where all can be written."""
-    letters = unwritable("".join(classifier.classes))
+    letters = unwritable("".join(classifier.manifest.shown))
     if not letters:
         return None
     shown = letters[:10] + ("…" if len(letters) > 10 else "")

@@ -18,6 +18,7 @@ from tellapart.bundle.bundle import SUFFIX, Bundle, open_bundle
 from tellapart.data.augmentation import Step
 from tellapart.data.catalog import Catalog
 from tellapart.data.pixels import Preprocessing
+from tellapart.data.reading import AnyData, data_name
 from tellapart.data.splitting import Fractions, assign_splits
 from tellapart.data.statistics import channel_statistics
 from tellapart.errors import BadRecipe, BundleError
@@ -45,9 +46,9 @@ def chosen_recipe(recipe: Recipe | str | Path, settings: Mapping[str, Any] | Non
     return recipe
 
 
-def output_path(data: Path, output: str | Path | None) -> Path:
+def output_path(data: AnyData, output: str | Path | None) -> Path:
     """Decide where the bundle goes, and make sure it can be written before any work is done."""
-    target = Path(output) if output else Path.cwd() / f"{data.resolve().name}{SUFFIX}"
+    target = Path(output) if output else Path.cwd() / f"{data_name(data)}{SUFFIX}"
     target = target.expanduser()
     if target.suffix != SUFFIX:
         target = target.with_name(target.name + SUFFIX)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tellapart.backbones.registry import find_backbone
-from tellapart.data.catalog import scan
+from tellapart.data.reading import AnyData, data_name, read_catalog
 from tellapart.errors import BadRecipe, MissingExtra
 from tellapart.evaluation.curves import rate_test_png
 from tellapart.files import check_writable, write_atomically
@@ -36,7 +36,7 @@ class FoundRate:
 
 
 def find_rate(
-    data: str | Path,
+    data: AnyData,
     plot: str | Path | None = None,
     *,
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
@@ -55,8 +55,7 @@ def find_rate(
         TellapartError: as `train` would; BadRecipe: the phase has no rate to find.
     """
     progress = progress or Progress()
-    root = Path(data)
-    target = Path(plot) if plot else Path.cwd() / f"{root.resolve().name}-lr.png"
+    target = Path(plot) if plot else Path.cwd() / f"{data_name(data)}-lr.png"
     check_writable(target)
     source = open_source(data, target, recipe, settings, None, progress)
     phases = source.recipe.phases
@@ -99,7 +98,7 @@ class ShownStructure:
 
 
 def show_structure(
-    name: str, data: str | Path | None = None, *, cut: str | None = None, size_px: int | None = None
+    name: str, data: AnyData | None = None, *, cut: str | None = None, size_px: int | None = None
 ) -> ShownStructure:
     """Describe a network's parts and cuts; data: pictures whose classes the head is shown for.
 
@@ -120,5 +119,5 @@ def show_structure(
     before = describe(network, side, cut, "tail")
     if data is None:
         return ShownStructure(before, None)
-    network.new_head(len(scan(data).classes))
+    network.new_head(len(read_catalog(data).classes))
     return ShownStructure(before, describe(network, side, cut, "tail"))

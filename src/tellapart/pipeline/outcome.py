@@ -202,7 +202,7 @@ def _placed(
     placed = fit_familiar(features[taught], catalog.labels[taught], n_classes)
     if not taught[rows].any():
         return placed, placed.similarity(features[rows])
-    folds = assign_folds(catalog.labels[rows], catalog.digests[rows], FOLDS)
+    folds = assign_folds(catalog.labels[rows], catalog.units[rows], FOLDS)
     return placed, held_out_similarity(features[rows], catalog.labels[rows], folds, n_classes)
 
 
@@ -242,6 +242,7 @@ def make_manifest(result: TrainResult, material: Material, judgement: Judgement)
     }
     return Manifest(
         classes=catalog.classes,
+        display_names=dict(catalog.display_names),
         preprocessing=extractor.preprocessing,
         backbone=extractor.backbone.name,
         backbone_licence=material.weights.licence,
@@ -281,12 +282,12 @@ def make_report(
     judged = _judged(catalog, judgement)
     suspects, n_suspects = _suspects(catalog, judgement)
     page = reports.Report(
-        title=catalog.root.resolve().name,
+        title=catalog.name,
         made_on=manifest.made_on,
         summary=(*result.summary, *labels_in_words(n_suspects)),
-        classes=catalog.classes,
+        classes=catalog.shown,
         counts={split: tuple(n) for split, n in catalog.counts().items()},
-        scores=result.scores,
+        scores=result.scores.renamed(catalog.shown) if result.scores else None,
         scored_split=result.scored_split,
         findings=result.findings,
         probe_path=tuple(
@@ -365,7 +366,7 @@ def _judged(catalog: Catalog, judgement: Judgement) -> Judged | None:
         paths=[str(path) for path in catalog.paths[rows]],
         labels=catalog.labels[rows],
         probs=probs,
-        classes=catalog.classes,
+        classes=catalog.shown,
         decisions=judgement.decide(features, probs),
         root=catalog.root,
     )
@@ -381,9 +382,7 @@ def _suspects(catalog: Catalog, judgement: Judgement) -> tuple[tuple[reports.Sus
         out_of_fold = softmax(probe.out_of_fold_logits, judgement.temperature)
         probs = np.concatenate([probs, out_of_fold])
     paths, splits = catalog.paths[rows].tolist(), catalog.splits[rows].tolist()
-    return gather_suspects(
-        paths, splits, catalog.labels[rows], probs, catalog.classes, catalog.root
-    )
+    return gather_suspects(paths, splits, catalog.labels[rows], probs, catalog.shown, catalog.root)
 
 
 def _summary(material: Material, judgement: Judgement) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tellapart.data.catalog import SPLITS
 from tellapart.data.pixels import Pixels, decode_many, read_pixels
+from tellapart.data.reading import AnyData
 from tellapart.errors import UnreadablePicture
 from tellapart.pipeline import inputs
 from tellapart.pipeline.training import Source, open_source, open_tuner, prepare
@@ -121,7 +122,7 @@ class Rehearsal:
 
 
 def rehearse(
-    data: str | Path,
+    data: AnyData,
     output: str | Path | None = None,
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
     settings: Mapping[str, Any] | None = None,
@@ -136,7 +137,7 @@ def rehearse(
         TellapartError: as `train` would.
     """
     progress = progress or Progress()
-    target = inputs.output_path(Path(data), output)
+    target = inputs.output_path(data, output)
     source = open_source(data, target, recipe, settings, start, progress)
     stand = prepare(source, device, progress)
     tuner = open_tuner(source, stand, progress)

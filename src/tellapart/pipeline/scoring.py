@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.catalog import SPLITS, Catalog, scan
+from tellapart.data.catalog import SPLITS, Catalog
 from tellapart.data.inspection import inspect_files
+from tellapart.data.reading import AnyData, read_catalog
 from tellapart.errors import (
     ClassMismatch,
     NoReadablePicture,
@@ -117,7 +118,7 @@ class Labelled:
 
 def evaluate(
     classifier: Classifier,
-    data: str | Path,
+    data: AnyData,
     progress: Progress | None = None,
     report: str | Path | None = None,
 ) -> Evaluation:
@@ -155,7 +156,7 @@ def evaluate(
     if report is not None:
         paths = [path for path, there in zip(found.paths, read, strict=True) if there]
         root = found.catalog.root
-        judged = Judged(paths, labels, probs, classifier.classes, decisions, root)
+        judged = Judged(paths, labels, probs, classifier.manifest.shown, decisions, root)
         with progress.stage("report"):
             page = evaluation_page(classifier, result, judged, logits, found.catalog, seconds)
             write_atomically(Path(report), page, ELSEWHERE)
@@ -179,12 +180,12 @@ def evaluation_page(
     )
     before, after = (reliability(p, judged.labels) for p in (softmax(logits), judged.probs))
     page = reports.Report(
-        title=catalog.root.resolve().name,
+        title=catalog.name,
         made_on=datetime.now(UTC).isoformat(timespec="seconds"),
         summary=_summary(result, n_suspects),
-        classes=scores.classes,
+        classes=manifest.shown,
         counts={result.split or "pictures": tuple(int(row.n) for row in scores.per_class)},
-        scores=scores,
+        scores=scores.renamed(manifest.shown),
         scored_split=result.split,
         findings=inspect_files(catalog),
         calibration=reports.Calibration(
@@ -223,13 +224,13 @@ def _summary(result: Evaluation, n_suspects: int) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def find_labelled(data: str | Path, known: Sequence[str], progress: Progress) -> Labelled:
-    """Find the labelled pictures of a folder whose classes are known, by name.
+def find_labelled(data: AnyData, known: Sequence[str], progress: Progress) -> Labelled:
+    """Find the labelled pictures whose classes are known, by name.
 
     Raises:
         ClassMismatch: there are none.
     """
-    catalog = scan(data, progress, min_classes=1)
+    catalog = read_catalog(data, progress, min_classes=1)
     split = next((name for name in reversed(SPLITS) if (catalog.splits == name).any()), None)
     if split:
         catalog = catalog.select(catalog.splits == split)
@@ -247,7 +248,7 @@ def find_labelled(data: str | Path, known: Sequence[str], progress: Progress) ->
 
 
 def look(
-    classifier: Classifier, paths: Sequence[str], data: str | Path, progress: Progress
+    classifier: Classifier, paths: Sequence[str], data: AnyData, progress: Progress
 ) -> tuple[NDArray[np.bool_], NDArray[np.float16]]:
     """Return which pictures of `data` could be read (N,), and the features of these (M, D).
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tellapart.data.augmentation import DEFAULT_AUGMENTATION, read_views
-from tellapart.data.catalog import scan
 from tellapart.data.pixels import read_pixels
+from tellapart.data.reading import AnyData, read_catalog
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.sheet import SheetRow, render_sheet
 from tellapart.files import check_writable, write_atomically
@@ -33,7 +33,7 @@ class Sheet:
 
 
 def show(
-    data: str | Path,
+    data: AnyData,
     output: str | Path | None = None,
     *,
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
@@ -49,8 +49,8 @@ def show(
     Raises:
         TellapartError: as `train` does for data that cannot be used.
     """
-    catalog = scan(data, min_classes=1)
-    target = Path(output) if output else Path.cwd() / f"{catalog.root.resolve().name}-sheet.html"
+    catalog = read_catalog(data, min_classes=1)
+    target = Path(output) if output else Path.cwd() / f"{catalog.name}-sheet.html"
     check_writable(target)
     chosen = chosen_recipe(recipe, settings)
     preprocessing, _ = preprocessing_of(chosen, catalog)
@@ -67,7 +67,7 @@ def show(
             )
         except UnreadablePicture:
             continue
-        name = catalog.classes[catalog.labels[row]]
+        name = catalog.shown[catalog.labels[row]]
         rows.append(SheetRow(name, str(catalog.paths[row]), [plain, *random]))
         if len(rows) == count:
             break
@@ -77,5 +77,5 @@ def show(
         f"the mean {preprocessing.mean} and divides by {preprocessing.std}. The first is what "
         f"training, scoring and prediction see; the others are random views."
     )
-    write_atomically(target, render_sheet(catalog.root.resolve().name, about, rows))
+    write_atomically(target, render_sheet(catalog.name, about, rows))
     return Sheet(target, len(rows), views)

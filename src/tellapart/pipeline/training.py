@@ -28,8 +28,9 @@ from tellapart.bundle.bundle import (
     with_head_weights,
     write_bundle,
 )
-from tellapart.data.catalog import Catalog, scan
+from tellapart.data.catalog import Catalog
 from tellapart.data.pixels import Preprocessing, decode_many, read_pixels
+from tellapart.data.reading import AnyData, read_catalog
 from tellapart.errors import (
     BadRecipe,
     CannotResume,
@@ -68,7 +69,7 @@ N_CHECKED = 16
 
 
 def train(
-    data: str | Path | Catalog,
+    data: AnyData,
     output: str | Path | None = None,
     *,
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
@@ -80,7 +81,8 @@ def train(
 ) -> TrainResult:
     """Learn to tell the pictures in a folder apart; write a classifier and a report.
 
-    data: a folder of class folders, or of train/valid/test folders that hold them; or a Catalog,
+    data: a folder of class folders, or of train/valid/test folders that hold them; a table or a
+        list; a `data.reading.DataSource`, which says how these are to be understood; or a Catalog,
         such as `data.catalog.from_lists` makes of paths and labels.
     output: the .tellapart file; by default named as the folder, in the current folder. The
         report lies beside it.
@@ -96,8 +98,7 @@ def train(
     progress = replace(progress or Progress(), seconds={})
     began = time.monotonic()
     with progress.stage("total"):
-        root = data.root if isinstance(data, Catalog) else Path(data)
-        target = inputs.output_path(root, output)
+        target = inputs.output_path(data, output)
         source = open_source(data, target, recipe, settings, start, progress)
         with progress.stage("prepare"):
             stand = prepare(source, device, progress)
@@ -162,7 +163,7 @@ class Stand:
 
 
 def open_source(
-    data: str | Path | Catalog,
+    data: AnyData,
     target: Path,
     recipe: Recipe | str | Path,
     settings: Mapping[str, Any] | None,
@@ -181,7 +182,7 @@ def open_source(
         )
     if before is not None:
         chosen = chosen.model_copy(update={"backbone": before.manifest.backbone})
-    scanned = data if isinstance(data, Catalog) else scan(data, progress)
+    scanned = read_catalog(data, progress)
     sides = inputs.remembered_sides(target, before)
     # Sides need no pixels; a hopeless folder is refused here.
     catalog = inputs.split(scanned, chosen.data, sides)
@@ -273,12 +274,18 @@ def _what_was_understood(source: Source, stand: Stand) -> str:
         for split, numbers in catalog.counts().items()
     )
     lines = [
-        f"{catalog.root}: {counts} pictures in {len(catalog.classes)} classes "
-        f"({listed(catalog.classes)}).",
+        f"{catalog.source or catalog.root}: {counts} pictures in {len(catalog.classes)} classes "
+        f"({listed(catalog.shown)}){_groups_in_words(catalog)}.",
         f"Recipe {source.recipe.name}, backbone {stand.frozen.backbone.name} "
         f"({stand.weights.origin}), device {stand.device}, {stand.extractor.runtime.identity}.",
     ]
     return "\n".join([*lines, *source.notes])
+
+
+def _groups_in_words(catalog: Catalog) -> str:
+    if catalog.groups is None:
+        return ""
+    return f", {len(set(catalog.groups.tolist()) - {''})} groups that stay together"
 
 
 def _readable(

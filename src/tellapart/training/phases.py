@@ -204,7 +204,7 @@ class _Phases:
         return fit_probe(
             features[taught],
             catalog.labels[taught],
-            catalog.digests[taught],
+            catalog.units[taught],
             len(catalog.classes),
             self._material.progress,
         )
