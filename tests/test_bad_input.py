@@ -122,7 +122,7 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
 
 
 def test_a_missing_folder(refused: Command, out: Path, tmp_path: Path) -> None:
-    """Nothing there, or a file: what was expected is drawn with the path's own name."""
+    """Nothing there: what was expected is drawn with the path's own name. A file is a table."""
     photos = tmp_path / "photos"
     expected = (
         "Expected a folder that holds one folder of pictures a class, such as photos/cats and "
@@ -130,9 +130,9 @@ def test_a_missing_folder(refused: Command, out: Path, tmp_path: Path) -> None:
     )
     assert refused(3, "train", photos, "-o", out / "x") == f"{photos} does not exist. {expected}"
     photos.touch()
-    message = f"{photos} is a file, not a folder. {expected}"
-    assert refused(3, "train", photos, "-o", out / "x") == message
-    assert refused(3, "show", photos, "-o", out / "x") == message
+    message = f"{photos} names no pictures. Expected a row for each. Nothing was read."
+    assert refused(75, "train", photos, "-o", out / "x") == message
+    assert refused(75, "show", photos, "-o", out / "x") == message
 
 
 def test_one_class_only(refused: Command, out: Path, tmp_path: Path) -> None:

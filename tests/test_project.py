@@ -151,7 +151,7 @@ def test_what_only_some_want_is_an_extra() -> None:
     assert extras.keys() == {"train", "log", "parquet", "heic", "quantize", "bench", "dev"}
     assert extras["log"] == {"tensorboardx", "mlflow-skinny", "sqlalchemy", "alembic"}
     assert extras["log"].isdisjoint(extras["train"])
-    assert "-e '.[train,log,parquet,quantize,dev]'" in (ROOT / "Makefile").read_text(
+    assert "-e '.[train,log,parquet,heic,quantize,dev]'" in (ROOT / "Makefile").read_text(
         encoding="utf-8"
     )
 

@@ -185,7 +185,7 @@ def test_the_key_names_the_code_that_decodes(files: list[Path], own_cache: Path)
     facts = json.loads(about.read_text(encoding="utf-8"))
     sources = (Path(module.__file__).read_bytes() for module in (pixels, augmentation))
     code = sha256(b"".join(sources)).hexdigest()[:16]
-    names = ("simplejpeg", "kornia_rs", "pillow")
+    names = ("simplejpeg", "kornia_rs", "pillow", "pillow-heif")
     assert facts["decoder"] == ", ".join([code, *(f"{name} {version(name)}" for name in names)])
     assert facts["graph"] == sha256(STORED.graph).hexdigest()
 
