@@ -62,8 +62,7 @@ class Extractor:
         self, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
     ) -> Computed:
         """Return (N, D) float16 features of picture files: kept ones, and the rest computed."""
-        kept = self._set("plain")
-        filled = fill(paths, digests, self._read_plain, self.runtime, [kept], progress)
+        kept, filled = self.plain(paths, digests, progress)
         return Computed(gather(digests, kept), filled.unreadable, filled.n_computed)
 
     def plain(

@@ -204,8 +204,9 @@ class _Parts:
         except OSError as error:
             raise output_error(folder, error, ELSEWHERE) from error
         self.held = Held(self._rows(parts, known))
-        last = parts[-1].stem.partition("-")[2] if parts else "-1"
-        self._next = int(last) + 1 if last.lstrip("-").isdigit() else len(parts)
+        numbers = (part.stem.partition("-")[2] for part in parts)
+        # As numbers: from 100 000 on, the last by name is not the last.
+        self._next = max((int(one) for one in numbers if one.isdecimal()), default=-1) + 1
         self._pending: list[dict[str, Any]] = []
         self._begun = time.monotonic()
 

@@ -95,13 +95,13 @@ def open_maps(graph: bytes, backbone: str, mirrored: bool, preprocessing: Prepro
         return Maps(None, preprocessing)
 
 
-def with_pictures(report: Report, judged: Judged, maps: Maps, rules: Rules) -> Report:
+def with_pictures(report: Report, judged: Judged, maps: Maps, counted: Answered) -> Report:
     """Return the report with the pictures that scored, and what the rules did to them."""
     return replace(
         report,
         mistakes=gather_mistakes(judged, maps),
         pictures=gather_pictures(judged, maps),
-        answered=answered(judged, rules),
+        answered=counted,
     )
 
 

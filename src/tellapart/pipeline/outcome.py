@@ -24,6 +24,7 @@ from tellapart.evaluation.familiarity import Familiar, fit_familiar, held_out_si
 from tellapart.evaluation.scores import Scores, score
 from tellapart.pipeline.gallery import (
     Judged,
+    answered,
     gather_suspects,
     labels_in_words,
     open_maps,
@@ -307,7 +308,7 @@ def make_report(
     if judged is not None:
         flip = material.recipe.flip_at_test
         maps = open_maps(graph, manifest.backbone, flip, manifest.preprocessing)
-        page = with_pictures(page, judged, maps, judgement.rules)
+        page = with_pictures(page, judged, maps, answered(judged, judgement.rules))
     return reports.render(page)
 
 

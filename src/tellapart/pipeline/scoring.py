@@ -25,13 +25,13 @@ from tellapart.errors import (
 )
 from tellapart.evaluation import report as reports
 from tellapart.evaluation.calibration import reliability, softmax
-from tellapart.evaluation.decision import Decisions, Rules, covered, mean_set_size
-from tellapart.evaluation.scores import Interval, Scores, interval, score
+from tellapart.evaluation.scores import Scores, score
 from tellapart.files import check_writable, write_atomically
 from tellapart.inference.classifier import Classifier
 from tellapart.pipeline.gallery import (
     Judged,
     Maps,
+    answered,
     gather_suspects,
     labels_in_words,
     with_pictures,
@@ -143,22 +143,25 @@ def evaluate(
     labels = np.array([place[str(name)] for name in found.actual[read]], dtype=np.int64)
     logits = classifier.head(features)
     probs = classifier.probabilities(logits)
+    paths = [path for path, there in zip(found.paths, read, strict=True) if there]
     decisions = classifier.decide(features, probs)
+    root = found.catalog.root
+    judged = Judged(paths, labels, probs, classifier.manifest.shown, decisions, root)
+    counted = answered(judged, classifier.rules)
     result = Evaluation(
         scores=score(probs, labels, classifier.classes),
-        answered=_answered(probs.argmax(axis=1) == labels, decisions, classifier.rules),
-        candidates=_candidates(labels, decisions, classifier.rules),
+        answered=_answered(counted),
+        candidates=_candidates(counted),
         unknown_classes=found.unknown_classes,
         n_unknown=found.n_unknown,
         n_unreadable=int((~read).sum()),
         split=found.split,
     )
     if report is not None:
-        paths = [path for path, there in zip(found.paths, read, strict=True) if there]
-        root = found.catalog.root
-        judged = Judged(paths, labels, probs, classifier.manifest.shown, decisions, root)
         with progress.stage("report"):
-            page = evaluation_page(classifier, result, judged, logits, found.catalog, seconds)
+            page = evaluation_page(
+                classifier, result, judged, counted, logits, found.catalog, seconds
+            )
             write_atomically(Path(report), page, ELSEWHERE)
     return result
 
@@ -167,6 +170,7 @@ def evaluation_page(
     classifier: Classifier,
     result: Evaluation,
     judged: Judged,
+    counted: reports.Answered,
     logits: NDArray[np.float32],
     catalog: Catalog,
     seconds: Mapping[str, float],
@@ -201,7 +205,7 @@ def evaluation_page(
     maps = Maps(None, manifest.preprocessing)
     with suppress(NotExplainable):
         maps = Maps(classifier.explainer, manifest.preprocessing)
-    return reports.render(with_pictures(page, judged, maps, classifier.rules))
+    return reports.render(with_pictures(page, judged, maps, counted))
 
 
 def _summary(result: Evaluation, n_suspects: int) -> tuple[str, ...]:
@@ -269,23 +273,20 @@ def look(
     return np.array([not isinstance(one, UnreadablePicture) for one in answers]), np.stack(rows)
 
 
-def _answered(right: NDArray[np.bool_], decisions: Decisions, rules: Rules) -> Answered:
-    sure = ~decisions.unsure
-    n = int(sure.sum())
-    reached = interval(int(right[sure].sum()), n) if n else None
+def _answered(counted: reports.Answered) -> Answered:
+    reached, rules = counted.right, counted.rules
     return Answered(
-        share=n / len(right),
+        share=counted.answered.value,
         accuracy=reached.value if reached else None,
         low=reached.low if reached else None,
         high=reached.high if reached else None,
-        n=n,
+        n=reached.n if reached else 0,
         accept=rules.accept,
         threshold=rules.threshold,
         promised=rules.promised,
     )
 
 
-def _candidates(labels: NDArray[np.int64], decisions: Decisions, rules: Rules) -> Candidates:
-    held: Interval = interval(int(covered(decisions, labels).sum()), len(labels))
-    size = mean_set_size(decisions)
-    return Candidates(rules.level, held.value, held.low, held.high, size)
+def _candidates(counted: reports.Answered) -> Candidates:
+    held = counted.covered
+    return Candidates(counted.rules.level, held.value, held.low, held.high, counted.candidates)

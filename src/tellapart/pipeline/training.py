@@ -239,13 +239,9 @@ def look(source: Source, stand: Stand, progress: Progress) -> Computed:
     catalog, extractor = source.catalog, stand.extractor
     teaches = catalog.splits == "train"
     through = None
-    phase = source.recipe.first_tail
-    # Features that are kept cost nothing; those of mirrored pictures too are of two views.
-    if (
-        phase
-        and not source.recipe.flip_at_test
-        and extractor.n_lacking(catalog.digests[teaches].tolist())
-    ):
+    phase = source.recipe.looked_through
+    # Features that are kept already cost nothing.
+    if phase and extractor.n_lacking(catalog.digests[teaches].tolist()):
         # Without torch there will be no such phase, and nothing to keep for it.
         with suppress(MissingExtra):
             through = open_tuner(source, stand, progress).look_through(phase)

@@ -255,10 +255,14 @@ class Recipe(_Settings):
         return all(phase.solved for phase in self.phases)
 
     @property
-    def first_tail(self) -> Phase | None:
-        """The tail phase that learns on the network as it came; None where there is none."""
+    def looked_through(self) -> Phase | None:
+        """The tail phase on the way to which features are computed; None where there is none.
+
+        It learns on the network as it came. Features of mirrored pictures are of two views, and
+        what it keeps is of one.
+        """
         first = next((phase for phase in self.phases if not phase.solved), None)
-        return first if first and first.learns == "tail" else None
+        return first if first and first.learns == "tail" and not self.flip_at_test else None
 
     def facts(self) -> dict[str, Any]:
         """Return the settings as plain types; those left at None are left out."""

@@ -341,8 +341,7 @@ class Tuner:
             return Plan(phase, 0.0, (), 1.0 + size * PROBE_S)
         plan = self.plan(phase)
         speed = self.measure(plan.phase)
-        recipe = self._material.recipe
-        if phase == recipe.first_tail and not recipe.flip_at_test:
+        if phase == self._material.recipe.looked_through:
             # The others are looked at for the features already, see `look_through`.
             plan = replace(plan, n_plain=self._n("valid"))
         return fit_time(plan, self._n("train"), self._n("valid"), speed, None)
