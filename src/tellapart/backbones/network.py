@@ -23,7 +23,8 @@ from torch.onnx.symbolic_helper import parse_args
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 from torchvision import models
 
-from tellapart.backbones.registry import Backbone
+from tellapart.backbones.joining import Joined, side_by_side
+from tellapart.backbones.registry import Backbone, find_backbone
 from tellapart.backbones.weights import Weights
 from tellapart.data.pixels import Pixels, Preprocessing
 from tellapart.errors import UnknownCut, WeightsRefused
@@ -182,14 +183,21 @@ def build_network(backbone: Backbone, weights: Weights | None) -> Network:
         if weights is not None:
             # torch.manual_seed would seed accelerators too, whose state is not put back.
             torch.default_generator.manual_seed(weights.seed or 0)
-        if backbone.library == "timm":
+        if backbone.joined:
+            parts = weights.joined if weights and weights.joined else (None, None)
+            networks = [
+                build_network(find_backbone(name), part)
+                for name, part in zip(backbone.joined, parts, strict=True)
+            ]
+            network = _side_by_side(backbone, *networks)
+        elif backbone.library == "timm":
             model: nn.Module = timm.create_model(backbone.name, pretrained=False)
+            network = Network(backbone, model.eval(), _children(model, backbone.head))
         else:
             model = models.get_model(backbone.name, weights=None)
-        model.eval()
-        if weights is not None and weights.seed is None:
-            _load(model, backbone, weights)
-        network = Network(backbone, model, _children(model, backbone.head))
+            network = Network(backbone, model.eval(), _children(model, backbone.head))
+        if weights is not None and weights.seed is None and not weights.joined:
+            _load(network.model, backbone, weights)
     if weights is not None and weights.sha256 == backbone.sha256:
         _check_golden(network, weights)
     return network
@@ -367,6 +375,18 @@ def _pooling_as_products(graph: Any, x: Any, size: list[int]) -> Any:
         graph.op("Constant", value_t=matrix.contiguous()) for matrix in (rows.T, columns)
     )
     return graph.op("MatMul", graph.op("MatMul", left, x), right)
+
+
+def _side_by_side(backbone: Backbone, first: Network, second: Network) -> Network:
+    """Join two networks; the head is a fresh one for their features together."""
+    names = [name for name, _ in first.children]
+    pooling = names[names.index(str(first.backbone.maps)) + 1]
+    children = side_by_side(first.children, second.children, (*backbone.cuts, pooling))
+    n_classes = first.head.get_parameter("weight").shape[0]
+    for network in (first, second):
+        network.model.set_submodule(network.head_name, nn.Identity())
+    model = Joined(first.model, second.model, backbone.n_features, n_classes)
+    return Network(backbone, model.eval(), children)
 
 
 def _children(model: nn.Module, head_name: str) -> list[tuple[str, nn.Module]]:

@@ -46,6 +46,8 @@ class Backbone:
             carries the first 8 digits.
         golden: every 125th logit (0, 125, ... 875) of `network.golden_picture` with the
             packaged weights, or None where no package carries them.
+        joined: the two backbones that this one is, side by side, their features one after the
+            other; they have the same children. Weights and golden logits are theirs.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Backbone:
     package: str | None = None
     sha256: str | None = None
     golden: tuple[float, ...] | None = None
+    joined: tuple[str, str] | None = None
 
 
 def _lite(
@@ -141,6 +144,19 @@ BACKBONES: tuple[Backbone, ...] = (
         260,
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         (-0.1934, 0.1616, -0.2459, -2.4996, -0.506, -2.7596, 0.6371, -0.1924),
+    ),
+    Backbone(
+        name="tf_efficientnet_lite0+lite2",
+        n_features=2560,
+        params_m=10.7,
+        preprocessing=Preprocessing(288, HALF, HALF),
+        licence="Apache-2.0",
+        speed="slow",
+        head="classifier",
+        maps="conv_head",
+        cuts=SEVEN_BLOCKS,
+        tail="blocks.6",
+        joined=("tf_efficientnet_lite0", "tf_efficientnet_lite2"),
     ),
     _resnet("resnet18", 11.7, "fast", "f37072fd", n_features=512),
     _resnet("resnet34", 21.8, "medium", "b627a593", n_features=512),

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tellapart.backbones.registry import BACKBONES, Backbone
+from tellapart.backbones.registry import BACKBONES, Backbone, find_backbone
 from tellapart.errors import WeightsNotFound, WeightsRefused
 
 # For each of the few requests before the download itself: a machine without a network must hear
@@ -29,6 +29,8 @@ class Weights:
         licence: of these weights; "not stated" for a file that the user named.
         data: safetensors bytes, read instead of the file.
         seed: of random weights, which have no file; None for all others.
+        joined: those of the two networks, where the backbone is two side by side and nobody named
+            a file that holds both.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Weights:
     licence: str
     data: bytes | None = field(default=None, repr=False)
     seed: int | None = None
+    joined: tuple[Weights, Weights] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,16 @@ def find_weights(backbone: Backbone, file: Path | None = None) -> Weights:
     """
     if file is not None:
         return _named_file(backbone, file)
+    if backbone.joined:
+        first, second = (find_weights(find_backbone(name)) for name in backbone.joined)
+        both = f"{first.sha256} {second.sha256}"
+        return Weights(
+            path=first.path,
+            sha256=hashlib.sha256(both.encode()).hexdigest(),
+            origin=f"{first.origin} and {second.origin}",
+            licence=backbone.licence,
+            joined=(first, second),
+        )
     found = _found_locally(backbone) or _download(backbone)
     sha256 = _sha256(found.path)
     if not sha256.startswith(found.digits):
@@ -90,6 +103,9 @@ def available_offline(backbone: Backbone) -> str | None:
 
     Only looks: no network, and no checksum is computed.
     """
+    if backbone.joined:
+        origins = [available_offline(find_backbone(name)) for name in backbone.joined]
+        return " and ".join(filter(None, origins)) if all(origins) else None
     found = _found_locally(backbone)
     return found.origin if found else None
 
