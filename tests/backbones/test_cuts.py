@@ -168,6 +168,10 @@ def test_a_step_changes_what_learns_and_nothing_else(
         name for name, value in network.state_dict().items() if not torch.equal(value, before[name])
     }
     learns = [name for name, _ in network.children[cut:]] + [network.head_name]
+    if backbone.joined:
+        stages = [*learns[:-1], "bn2"]  # which is in the stage of conv_head
+        both = [f"{which}.{name}" for which in ("first", "second") for name in stages]
+        learns = [*both, network.head_name]
     weights = dict(network.model.named_parameters())
     assert changed == {
         name for name in weights if any(name.startswith(f"{part}.") for part in learns)

@@ -34,6 +34,7 @@ from tellapart.errors import WeightsRefused
 
 RESNET18 = find_backbone("resnet18")
 LITE0 = find_backbone("lite0")
+JOINED = find_backbone("lite0+lite2")
 LITES = [find_backbone(f"lite{number}") for number in range(3)]
 BUILDINGS = {442, 663, 698}  # ImageNet's bell cote, monastery, palace
 DAISY = 985
@@ -45,6 +46,7 @@ ALL = [
         marks=[pytest.mark.slow] if backbone.name in LARGE else [],
     )
     for backbone in BACKBONES
+    if not backbone.joined
 ]
 
 
@@ -134,6 +136,38 @@ def test_the_table_agrees_with_the_library(backbone: Backbone) -> None:
     ours = backbone.preprocessing
     assert (ours.size_px, ours.mean, ours.std) == stated
     assert (ours.interpolation, backbone.licence.lower()) == (interpolation, licence)
+
+
+def test_joined_networks_give_what_each_gives_alone() -> None:
+    """Features and maps lie one after the other, and the packaged weights are both taken."""
+    network = build_network(JOINED, find_weights(JOINED))
+    alone = [packaged(0), packaged(2)]
+    x = noise(JOINED)
+    with torch.inference_mode():
+        features, maps = network.features_and_maps(x)
+        each = [part.features_and_maps(x) for part in alone]
+    assert torch.equal(features, torch.cat([one for one, _ in each], 1))
+    assert maps is not None
+    assert torch.equal(maps, torch.cat([one for _, one in each if one is not None], 1))
+    assert [name for name, _ in network.children] == [*JOINED.cuts, "global_pool"]
+    assert isinstance(network.head, nn.Linear)
+    assert network.head.weight.shape == (1000, JOINED.n_features)
+    params_m = sum(weight.numel() for weight in network.model.parameters()) / 1e6
+    assert abs(params_m - JOINED.params_m) <= 0.05
+
+
+def test_joined_weights_can_be_kept_and_loaded_whole(tmp_path: Path) -> None:
+    """A file of the joined network's state dict is taken as any other's; that of one is not."""
+    torch.manual_seed(1)
+    network = build_network(JOINED, None)
+    path = tmp_path / "joined.safetensors"
+    save_file(network.state_dict(), path)
+    again = build_network(JOINED, find_weights(JOINED, path))
+    for name, value in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    save_file(random_network(LITE0).state_dict(), path)
+    with pytest.raises(WeightsRefused, match=r"are not those of tf_efficientnet_lite0[+]lite2"):
+        build_network(JOINED, find_weights(JOINED, path))
 
 
 def test_children_are_named_as_people_know_them() -> None:

@@ -243,8 +243,8 @@ def test_offline_says_what_was_looked_for_what_works_and_the_command(tmp_path: P
     )
     assert after.endswith(
         "). Backbones that work here offline: tf_efficientnet_lite0, tf_efficientnet_lite1, "
-        "tf_efficientnet_lite2. Nothing was loaded. Choose one of those with --backbone, name a "
-        "file with --weights, or run this where there is a network: "
+        "tf_efficientnet_lite2, tf_efficientnet_lite0+lite2. Nothing was loaded. Choose one of "
+        "those with --backbone, name a file with --weights, or run this where there is a network: "
         "hf download timm/resnet18.tv_in1k model.safetensors"
     )
 
@@ -265,7 +265,8 @@ def test_a_backbone_that_the_hub_lacks(tmp_path: Path) -> None:
     assert answer["message"] == (
         "The weights of alexnet are not on this machine: looked for alexnet-owt-7be5be79.pth in "
         f"{checkpoints}; the hub does not have them. Backbones that work here offline: "
-        "tf_efficientnet_lite0, tf_efficientnet_lite1, tf_efficientnet_lite2. Nothing was loaded. "
+        "tf_efficientnet_lite0, tf_efficientnet_lite1, tf_efficientnet_lite2, "
+        "tf_efficientnet_lite0+lite2. Nothing was loaded. "
         "Choose one of those with --backbone, name a file with --weights, or run this where there "
         'is a network: python -c "import torchvision.models as m; '
         "m.alexnet(weights='DEFAULT')\""

@@ -29,6 +29,7 @@ QUICK = ("tf_efficientnet_lite0", "resnet18", "squeezenet1_1")
 OTHERS = (
     "tf_efficientnet_lite1",
     "tf_efficientnet_lite2",
+    "tf_efficientnet_lite0+lite2",
     "efficientnet_b0",
     "resnet34",
     "resnet50",
@@ -43,7 +44,7 @@ OTHERS = (
 def finished(name: str, flip: bool = False) -> bytes:
     """The graph of a backbone with small input and a random head."""
     backbone = find_backbone(name)
-    packaged = backbone.package is not None
+    packaged = backbone.package or backbone.joined
     weights = find_weights(backbone) if packaged else random_weights(backbone, 0)
     # Random weights make inception's numbers grow to 1e11, beyond 16 bits: it gets tiny ones.
     std = (1e10,) * 3 if name == "inception_v3" else backbone.preprocessing.std

@@ -70,7 +70,7 @@ def write_state_dict(bundle: Bundle, path: Path, facts: dict[str, Any]) -> Answe
     The answers are those of that model, freshly built, after `load_state_dict(strict=True)`.
 
     Raises:
-        CannotExport: the bundle's backbone is none of the registry.
+        CannotExport: the bundle's backbone is none of the registry, or joined of two.
     """
     manifest = bundle.manifest
     model = _own_model(bundle)
@@ -122,6 +122,13 @@ def _network(bundle: Bundle) -> Network:
 def _own_model(bundle: Bundle) -> nn.Module:
     """Build the architecture as its library does, with a head for the bundle's classes."""
     backbone, n_classes = _backbone(bundle), bundle.manifest.n_classes
+    if backbone.joined:
+        raise CannotExport(
+            f"{bundle.path} holds {backbone.name}, which is {' and '.join(backbone.joined)} side "
+            f"by side: no library has one architecture for both, so there is no state dict that it "
+            f"would load. Nothing was written. Export it whole, --to torch, onnx or openvino, or "
+            f"train with one of the two."
+        )
     if backbone.library == "timm":
         model: nn.Module = timm.create_model(backbone.name, pretrained=False, num_classes=n_classes)
     else:
