@@ -136,8 +136,10 @@ def without_strangers(
     # The median distance from the median, as a standard deviation of a bell curve.
     spread = 1.4826 * float(np.median(np.abs(below)))
     kept = below <= max(FAR * spread, 1e-3)
-    sizes = np.bincount(groups.of[kept], minlength=groups.count)
-    kept &= sizes[groups.of] >= min(SMALLEST, len(kept))
+    large = np.bincount(groups.of[kept], minlength=groups.count)[groups.of] >= SMALLEST
+    # Where every picture is one of its own, they stay groups: none is stranger than the others.
+    if (kept & large).any():
+        kept &= large
     return replace(groups, of=_by_size(np.where(kept, groups.of, -1)))
 
 
