@@ -34,6 +34,8 @@ from tellapart.progress import Progress
 
 ELSEWHERE = "choose another place with --out"
 THUMBNAIL_PX = 160
+# Thumbnails on a page, of about 5 KB each.
+BUDGET = 1200
 
 FloatType = Literal["float32", "float16"]
 
@@ -309,7 +311,9 @@ def _files_of(seen: Gallery) -> list[list[str]]:
 
 def _page(answers: Sequence[Answer], seen: Gallery) -> str:
     sections = []
-    for one in answers:
+    # At least one, and as many as keep the page small.
+    shown = answers[: max(1, BUDGET // (1 + max(len(one.similar) for one in answers)))]
+    for one in shown:
         paths = [one.picture, *(other.path for other in one.similar)]
         notes = ["asked about", *(_note(other) for other in one.similar)]
         contacts = [
@@ -322,6 +326,8 @@ def _page(answers: Sequence[Answer], seen: Gallery) -> str:
             ContactGroup(Path(one.picture).name, about, one.error is not None, contacts)
         )
     about = f"Looked for among {len(seen.paths)} pictures of {seen.root}."
+    if len(shown) < len(answers):
+        about += f" The first {len(shown)} of {len(answers)} that were asked about are shown."
     return render_contact_sheet(seen.root.name, about, sections, [], "similar pictures")
 
 

@@ -48,6 +48,8 @@ N_NEXT = 24
 # Thumbnails on the page, of about 3 KB each: it stays under 5 MB, however many pictures there are.
 BUDGET = 1200
 THUMBNAIL_PX = 112
+# Suggestions on the page; the table has all.
+MOST_NEXT = 120
 # Pictures a group on the page: at least, at most; every third one is a borderline case.
 FEWEST, MOST = 3, 12
 
@@ -239,8 +241,8 @@ class _Album:
         return np.asarray(self.first[rows[np.argsort(-self.found.typical[rows], kind="stable")]])
 
     def _page(self, result: Grouped) -> str:
-        each = min(MOST, max(FEWEST, (BUDGET - len(result.next)) // (result_count(result) + 1)))
         shown = result.groups[: BUDGET // FEWEST]
+        each = min(MOST, max(FEWEST, BUDGET // (len(shown) + 1)))
         sections = []
         for one in shown:
             rows, notes = self._chosen(one.number - 1, each)
@@ -254,9 +256,10 @@ class _Album:
             sections.append(self._section("No group", about, rows, [""] * len(rows), True))
         if result.next:
             place = {path: row for row, path in enumerate(self.seen.paths)}
-            rows = np.array([place[str(self.seen.root / one.path)] for one in result.next])
-            about = f"{len(rows)} pictures whose labels would teach most, the first first: {NEXT}"
-            reasons = [one.why for one in result.next]
+            first = result.next[:MOST_NEXT]
+            rows = np.array([place[str(self.seen.root / one.path)] for one in first])
+            about = f"{len(rows)} of the {len(result.next)} pictures of {NEXT}: they teach most"
+            reasons = [one.why for one in first]
             sections.append(self._section("Label these next", about, rows, reasons))
         return render_contact_sheet(
             result.gallery.name,
@@ -299,11 +302,6 @@ class _Album:
             if not isinstance(small, UnreadablePicture)
         ]
         return ContactGroup(name, about, unsure, contacts)
-
-
-def result_count(result: Grouped) -> int:
-    """Count the groups on the page."""
-    return min(len(result.groups), BUDGET // FEWEST)
 
 
 def _small(path: str) -> Pixels:
