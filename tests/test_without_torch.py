@@ -114,6 +114,22 @@ def test_sorting_needs_no_torch(
     assert (tellapart("undo", into).returncode, into.exists()) == (0, False)
 
 
+def test_pictures_without_labels_need_no_torch(
+    tellapart: Callable[..., Any], warm_cache: Path, small: Path, tmp_path: Path
+) -> None:
+    """With the network kept: groups, features and similar pictures, first and second run."""
+    picture = sorted((small / "1").iterdir())[0]
+    for command in (
+        ("group", small, "--groups", "3", "--out", tmp_path / "tables"),
+        ("features", small, "--out", tmp_path / "f.npz"),
+        ("similar", picture, small),
+    ):
+        ended = tellapart(*command, "--json", "-q")
+        assert (ended.returncode, ended.stderr) == (0, "")
+        facts = json.loads(ended.stdout)
+        assert facts.get("n_computed", 0) == (60 if command[0] == "group" else 0)
+
+
 def test_what_torch_trained_needs_no_torch(tellapart: Callable[..., Any], tuned: Any) -> None:
     """A classifier whose network learned predicts and is scored like any other."""
     nowhere = {"TELLAPART_CACHE": "/nowhere", "TELLAPART_RUNS": "/nowhere"}

@@ -292,3 +292,31 @@ class NotQuantised(ExportError):
     """8-bit execution was asked for, and the bundle carries no 8-bit graph."""
 
     exit_code = 84
+
+
+class GroupingError(TellapartError):
+    """A gallery without labels, and the tables in which its groups get their names."""
+
+
+class TooFewToGroup(GroupingError):
+    """There are fewer different pictures than groups were asked for, or none that can be read."""
+
+    exit_code = 105
+
+
+class TablesEdited(GroupingError):
+    """Tables with a user's edits lie where new ones were to be written."""
+
+    exit_code = 106
+
+
+class TablesNotFound(GroupingError):
+    """There are no tables of groups where names were to be read from."""
+
+    exit_code = 107
+
+
+class TablesDoNotFit(GroupingError):
+    """The tables contradict themselves, or the pictures they name are gone or have changed."""
+
+    exit_code = 108

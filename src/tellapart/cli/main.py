@@ -10,11 +10,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tellapart.cli import exporting, judging, sorting, stock, training, using
+from tellapart.cli import exporting, grouping, judging, sorting, stock, training, using
 from tellapart.errors import TellapartError
 
 # What these compute is kept between runs; what others were doing is only begun anew.
-GO_ON = ("train", "find-lr")
+GO_ON = ("train", "find-lr", "group", "features", "similar")
 
 
 class _Stopped(Exception):
@@ -70,6 +70,9 @@ for command in (
     training.demo,
     stock.runs,
     stock.cache,
+    grouping.group,
+    grouping.features,
+    grouping.similar,
 ):
     app.command()(command)
 app.add_typer(stock.backbones)

@@ -26,6 +26,7 @@ from tellapart.errors import NotAllMoved
 if TYPE_CHECKING:
     from tellapart.data.catalog import SetAside
     from tellapart.inference.sorting import Plan
+    from tellapart.progress import Progress
 
 # So many of the files that stay are named one by one; --json names all.
 NAMED = 10
@@ -66,9 +67,7 @@ def sort(
 ) -> None:
     """Sort a gallery into a folder a class: a plan first, and it can be undone."""
     from tellapart.inference.classifier import Classifier
-    from tellapart.inference.moving import Outcome
-    from tellapart.inference.moving import apply as carry_out
-    from tellapart.pipeline import plan_sorting, write_contact_sheet
+    from tellapart.pipeline import plan_sorting
 
     if apply and sheet:
         raise typer.BadParameter("--sheet shows a plan: leave --apply away, or leave it out.")
@@ -82,29 +81,10 @@ def sort(
         min_confidence=min_confidence,
         progress=progress,
     )
-    if not apply:
-        sheet = sheet or Path(f"{into.absolute().name}-plan.html")
-        write_contact_sheet(plan, sheet)
-        if as_json:
-            print_json(plan.as_dict() | {"sheet": str(sheet), "applied": False})
-        else:
-            _show_plan(plan, sheet)
-        return
-    outcome = Outcome()
-    try:
-        carry_out(plan, progress, outcome)
-    except KeyboardInterrupt:
-        progress.say(f"{outcome.n_done} files were sorted: tellapart undo {quoted(into)}")
-        raise
-    facts = plan.as_dict()
-    if as_json:
-        facts["left"] += outcome.as_dict()["left"]
-        print_json(facts | {"applied": True, "n_done": outcome.n_done})
+    if apply:
+        carry_out(plan, into, as_json, progress)
     else:
-        print(f"Done: {outcome.n_done} files into {into}.", *plan.notes, sep="\n")
-        _show_left([*plan.left, *outcome.left])
-        print(f"To take it back: tellapart undo {quoted(into)}")
-    _complain(outcome.left, f"{len(outcome.left)} of {len(plan.steps)} files could not be sorted")
+        show_plan(plan, into, sheet, as_json)
 
 
 def undo(
@@ -128,7 +108,40 @@ def undo(
     _complain(outcome.left, f"{len(outcome.left)} files were left as they are in {into}")
 
 
-def _show_plan(plan: Plan, sheet: Path) -> None:
+def show_plan(plan: Plan, into: Path, sheet: Path | None, as_json: bool) -> None:
+    """Print a plan and write its contact sheet; nothing of the gallery is touched."""
+    from tellapart.pipeline import write_contact_sheet
+
+    sheet = sheet or Path(f"{into.absolute().name}-plan.html")
+    write_contact_sheet(plan, sheet)
+    if as_json:
+        print_json(plan.as_dict() | {"sheet": str(sheet), "applied": False})
+    else:
+        _print_plan(plan, sheet)
+
+
+def carry_out(plan: Plan, into: Path, as_json: bool, progress: Progress) -> None:
+    """Carry a plan out, print what was done, and how to take it back."""
+    from tellapart.inference.moving import Outcome, apply
+
+    outcome = Outcome()
+    try:
+        apply(plan, progress, outcome)
+    except KeyboardInterrupt:
+        progress.say(f"{outcome.n_done} files were sorted: tellapart undo {quoted(into)}")
+        raise
+    facts = plan.as_dict()
+    if as_json:
+        facts["left"] += outcome.as_dict()["left"]
+        print_json(facts | {"applied": True, "n_done": outcome.n_done})
+    else:
+        print(f"Done: {outcome.n_done} files into {into}.", *plan.notes, sep="\n")
+        _show_left([*plan.left, *outcome.left])
+        print(f"To take it back: tellapart undo {quoted(into)}")
+    _complain(outcome.left, f"{len(outcome.left)} of {len(plan.steps)} files could not be sorted")
+
+
+def _print_plan(plan: Plan, sheet: Path) -> None:
     print(f"A plan: {plan.how} {plan.n_pictures} pictures of {plan.gallery}")
     print(f"into {plan.into}. Nothing was touched.")
     print()
@@ -145,7 +158,9 @@ def _show_plan(plan: Plan, sheet: Path) -> None:
                 f"{min(pictures, default=0):>10.0%}",
             ]
         )
-    table(["folder", "pictures", "sidecars", " renamed", "least sure"], rows)
+    header = ["folder", "pictures", "sidecars", " renamed", "least sure"]
+    n_columns = len(header) if plan.judged else len(header) - 1
+    table(header[:n_columns], [row[:n_columns] for row in rows])
     print()
     for note in plan.notes:
         print(note)

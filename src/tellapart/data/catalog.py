@@ -190,6 +190,11 @@ def walk(folder: str | Path, put_aside: Callable[[SetAside], None]) -> Iterator[
         put_aside(last)
 
 
+def hash_files(paths: Sequence[str], progress: Progress) -> tuple[list[bytes], dict[int, str]]:
+    """Return the digest of each file as a Catalog has it, and row -> why it cannot be opened."""
+    return _hash_files(paths, progress)
+
+
 def tell_not_entered(aside: Iterable[SetAside], progress: Progress) -> None:
     """Say what `walk` met and left out; hidden things only to those who ask for more."""
     for one in aside:

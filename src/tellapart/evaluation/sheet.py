@@ -50,10 +50,16 @@ class ContactGroup:
 
 
 def render_contact_sheet(
-    title: str, about: str, groups: Sequence[ContactGroup], notes: Sequence[str]
+    title: str,
+    about: str,
+    groups: Sequence[ContactGroup],
+    notes: Sequence[str],
+    what: str = "what would go where",
 ) -> str:
-    """Return a page that shows what would go where; it opens offline."""
-    return _render("contact.html.jinja", title=title, about=about, groups=groups, notes=notes)
+    """Return a page that shows what would go where, or what else there is; it opens offline."""
+    return _render(
+        "contact.html.jinja", title=title, about=about, groups=groups, notes=notes, what=what
+    )
 
 
 def _render(template: str, **values: Any) -> str:

@@ -84,6 +84,11 @@ class Plan:
         """How many pictures go somewhere; sidecars not counted."""
         return sum(step.verdict is not None for step in self.steps)
 
+    @property
+    def judged(self) -> bool:
+        """Whether a classifier decided, which is more or less sure; else people did."""
+        return any(step.verdict and step.verdict.confidence is not None for step in self.steps)
+
     def groups(self) -> dict[str, list[Step]]:
         """Return the steps by the folder of their class, in string order, `_unsure` last."""
         found: dict[str, list[Step]] = {}

@@ -1,8 +1,11 @@
 """The stages joined: the only place that sees them all. Each file is one command's story."""
 
 from tellapart.pipeline.comparing import Comparison, compare
+from tellapart.pipeline.features import Answer, Written, find_similar, write_features
+from tellapart.pipeline.grouping import Grouped, group
 from tellapart.pipeline.looking import FoundRate, ShownStructure, find_rate, show_structure
 from tellapart.pipeline.minimums import check_minimums
+from tellapart.pipeline.naming import plan_named
 from tellapart.pipeline.outcome import TrainResult
 from tellapart.pipeline.rehearsal import Rehearsal, rehearse
 from tellapart.pipeline.scoring import Evaluation, evaluate
@@ -11,21 +14,28 @@ from tellapart.pipeline.sorting import plan_sorting, write_contact_sheet
 from tellapart.pipeline.training import train
 
 __all__ = [
+    "Answer",
     "Comparison",
     "Evaluation",
     "FoundRate",
+    "Grouped",
     "Rehearsal",
     "Sheet",
     "ShownStructure",
     "TrainResult",
+    "Written",
     "check_minimums",
     "compare",
     "evaluate",
     "find_rate",
+    "find_similar",
+    "group",
+    "plan_named",
     "plan_sorting",
     "rehearse",
     "show",
     "show_structure",
     "train",
     "write_contact_sheet",
+    "write_features",
 ]

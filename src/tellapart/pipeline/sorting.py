@@ -76,13 +76,15 @@ def write_contact_sheet(plan: Plan, path: Path) -> None:
         doubtful = sorted(pictures, key=_confidence)
         about = f"{len(pictures)} pictures"
         if len(pictures) > SHOWN:
-            about += f"; the {SHOWN} least sure ones"
+            about += f"; the {SHOWN} least sure ones" if plan.judged else f"; {SHOWN} of them"
         groups.append(ContactGroup(name, about, name == UNSURE, _contacts(doubtful)))
     unsure = sum(step.group == UNSURE and step.verdict is not None for step in plan.steps)
     about = (
-        f"{plan.n_pictures} pictures of {plan.gallery} would be {DONE[plan.how]} into {plan.into}, "
-        f"{unsure} of them into {UNSURE}. {len(plan.left)} stay where they are."
+        f"{plan.n_pictures} pictures of {plan.gallery} would be {DONE[plan.how]} into {plan.into}"
     )
+    if plan.judged:
+        about += f", {unsure} of them into {UNSURE}"
+    about += f". {len(plan.left)} stay where they are." if plan.judged or plan.left else "."
     page = render_contact_sheet(plan.into.name, about, groups, plan.notes)
     write_atomically(path, page, "choose another place with --sheet")
 

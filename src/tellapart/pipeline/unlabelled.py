@@ -1,0 +1,173 @@
+"""A gallery without labels, seen through a network: files -> digests -> kept features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.backbones.activations import KeptSet, Runtime, fill, kept_set
+from tellapart.backbones.cache import prune
+from tellapart.backbones.device import choose_device
+from tellapart.backbones.extractor import open_extractor
+from tellapart.backbones.frozen import freeze
+from tellapart.backbones.openvino_runtime import OpenVinoRuntime
+from tellapart.backbones.registry import DEFAULT_BACKBONE, find_backbone
+from tellapart.backbones.weights import find_weights
+from tellapart.bundle.bundle import Bundle
+from tellapart.data.catalog import SetAside, hash_files, tell_not_entered, walk
+from tellapart.data.pixels import Pixels, Preprocessing, read_pixels
+from tellapart.errors import DataNotFound, NoReadablePicture
+from tellapart.progress import Progress
+
+# Pictures whose features are in memory at once.
+BATCH = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Eyes:
+    """A frozen network ready to give features, and what they are kept under."""
+
+    name: str
+    graph: bytes
+    preprocessing: Preprocessing
+    runtime: Runtime
+
+    def look(
+        self, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
+    ) -> tuple[KeptSet, dict[int, str], int]:
+        """Return the kept features of the files, row -> why unreadable, and how many are new."""
+        kept = kept_set(self.name, self.graph, self.preprocessing, self.runtime, "features")
+
+        def read(path: str, digest: bytes, wanted: tuple[int, ...]) -> list[Pixels]:
+            return [read_pixels(path, self.preprocessing)]
+
+        filled = fill(paths, digests, read, self.runtime, [kept], progress)
+        prune()
+        return kept, filled.unreadable, filled.n_computed
+
+
+def open_eyes(
+    backbone: str | None = None,
+    bundle: Bundle | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Eyes:
+    """Prepare a backbone by name, or the network of a classifier, which needs no torch ever.
+
+    Raises:
+        UnknownBackbone, WeightsNotFound, MissingExtra, DeviceNotAvailable.
+    """
+    if bundle is not None:
+        runtime: Runtime = OpenVinoRuntime(bundle.graph)
+        return Eyes(bundle.manifest.backbone, bundle.graph, bundle.manifest.preprocessing, runtime)
+    found = find_backbone(backbone or DEFAULT_BACKBONE)
+    chosen = choose_device(device)
+    weights = find_weights(found)
+    frozen = freeze(found, weights)
+    if frozen.not_kept and progress:
+        progress.say(f"Going on without keeping the network: {frozen.not_kept}")
+    ready = open_extractor(frozen, weights, found.preprocessing, chosen)
+    return Eyes(found.name, ready.graph, ready.preprocessing, ready.runtime)
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """The readable pictures below a folder, and the features of the different ones among them.
+
+    paths: (N,) absolute, in the order of the walk. digests: (N,). different: (U,) digests, each
+    once, in order of their first picture; picture: (N,) which of them each path is.
+    left: what was not used, and why.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    digests: tuple[bytes, ...]
+    different: tuple[bytes, ...]
+    picture: NDArray[np.int64]
+    kept: KeptSet
+    left: tuple[SetAside, ...]
+    n_computed: int
+
+    def batches(self) -> Iterator[NDArray[np.float16]]:
+        """Yield the features (n, D) of the different pictures, in order, in bounded memory."""
+        return batches(self.kept, self.different)
+
+    def relative(self, row: int) -> str:
+        """Return a path below the gallery, parts joined by "/"."""
+        return Path(self.paths[row]).relative_to(self.root).as_posix()
+
+
+def batches(kept: KeptSet, digests: Sequence[bytes]) -> Iterator[NDArray[np.float16]]:
+    """Yield kept features (n, D) in order of the digests, all of which are kept."""
+    for start in range(0, len(digests), BATCH):
+        yield np.stack([kept.get(digest) for digest in digests[start : start + BATCH]])
+        kept.forget()
+
+
+def open_gallery(folder: str | Path, eyes: Eyes, progress: Progress) -> Gallery:
+    """Find the pictures below a folder, and look at those whose features are not kept yet.
+
+    Raises:
+        DataNotFound: no folder. NoReadablePicture: there is no picture that can be read.
+    """
+    root = Path(folder).expanduser().absolute()
+    paths, left = find_pictures(root, progress)
+    digests, unopened = hash_files(paths, progress)
+    able = [row for row in range(len(paths)) if row not in unopened]
+    there = [paths[row] for row in able]
+    known = [digests[row] for row in able]
+    kept, unreadable, n_computed = eyes.look(there, known, progress)
+    left += [SetAside(paths[row], why) for row, why in unopened.items()]
+    left += [SetAside(there[row], why) for row, why in unreadable.items()]
+    read = [row for row in range(len(there)) if row not in unreadable]
+    if not read:
+        first = f" The first, {left[-1].path}, {left[-1].reason}." if left else ""
+        raise NoReadablePicture(
+            f"None of the {len(paths)} pictures below {root} could be read.{first} Nothing was "
+            f"written. Check the files and their permissions."
+        )
+    place: dict[bytes, int] = {}
+    picture = [place.setdefault(known[row], len(place)) for row in read]
+    return Gallery(
+        root,
+        tuple(there[row] for row in read),
+        tuple(known[row] for row in read),
+        tuple(place),
+        np.array(picture, dtype=np.int64),
+        kept,
+        tuple(left),
+        n_computed,
+    )
+
+
+def find_pictures(root: Path, progress: Progress) -> tuple[list[str], list[SetAside]]:
+    """List the picture files below a folder that a table can name, and those it cannot.
+
+    Raises:
+        DataNotFound, NoReadablePicture.
+    """
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise DataNotFound(
+            f"{root} {what}. Expected a folder of pictures. Nothing was read. Check the path."
+        )
+    aside: list[SetAside] = []
+    paths, left = [], []
+    for path in walk(root, aside.append):
+        try:
+            path.encode()
+            paths.append(path)
+        except UnicodeEncodeError:
+            shown = path.encode(errors="backslashreplace").decode()
+            left.append(SetAside(shown, "has a name that is not valid UTF-8; rename it"))
+    tell_not_entered(aside, progress)
+    if not paths:
+        raise NoReadablePicture(
+            f"There are no pictures below {root}. Expected files such as .jpg or .png; folders are "
+            f"looked through, hidden ones are not. Nothing was written. Check the path."
+        )
+    return paths, left
