@@ -191,6 +191,8 @@ def open_source(
     if before is not None:
         chosen = chosen.model_copy(update={"backbone": before.manifest.backbone})
     scanned = read_catalog(data, progress)
+    if before is not None:
+        scanned = _with_names_of(before, scanned)
     sides = inputs.remembered_sides(target, before)
     # Sides need no pixels; a hopeless folder is refused here.
     catalog = inputs.split(scanned, chosen, sides)
@@ -200,6 +202,13 @@ def open_source(
     else:
         preprocessing, notes = before.manifest.preprocessing, ()
     return Source(scanned, catalog, chosen, before, sides, preprocessing, notes)
+
+
+def _with_names_of(before: Bundle, catalog: Catalog) -> Catalog:
+    """Call the classes what people called them before, where nothing else is said now."""
+    known = before.manifest.display_names
+    names = {name: shown for name, shown in known.items() if name in catalog.classes}
+    return replace(catalog, display_names=names | dict(catalog.display_names))
 
 
 def prepare(source: Source, device: str, progress: Progress) -> Stand:
