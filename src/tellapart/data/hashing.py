@@ -190,7 +190,7 @@ def _save(
     good = facts.any(axis=1)
     if not good.any():
         return
-    names = [path for path, keep in zip(paths, good.tolist(), strict=True) if keep]
+    names = [paths[row] for row in np.flatnonzero(good).tolist()]
     file = io.BytesIO()
     joined = np.frombuffer(_joined(names), dtype=np.uint8)
     np.savez(file, names=joined, facts=facts[good], digests=digests[good])
