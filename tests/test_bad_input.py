@@ -594,6 +594,8 @@ def test_an_error_nobody_foresaw(
         (["predict", "x"], "Missing argument"),
         (["predict", "x", "y", "--top", "0"], "Invalid value for '--top'"),
         (["predict", "x", "y", "--json", "--csv"], "--json and --csv exclude each other."),
+        (["predict", "x", "y", "--top", "3", "--csv"], "CSV has one class a picture"),
+        (["predict", "x", "y", "--top", "3", "--out", "z.csv"], "CSV has one class a picture"),
         (["show", "x", "--count", "0"], "Invalid value for '--count'"),
         (["cache", "--max-gb", "-1"], "Invalid value for '--max-gb'"),
         (["trian", "x"], "No such command 'trian'"),

@@ -55,6 +55,7 @@ TRAIN_KEYS = {
     "n_valid": int,
     "n_test": int,
     "accuracy": dict,
+    "leaked": (dict, type(None)),
     "log_loss": float,
     "backbone": str,
     "device": str,

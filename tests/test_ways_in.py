@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tellapart.bundle.bundle import open_bundle
+
 Command = Callable[..., Any]
 
 
@@ -112,3 +114,17 @@ def test_a_sheet_of_a_pattern(small: Path, tmp_path: Path, command: Command) -> 
     run = command("show", small, "-o", sheet, "--count", "2", "--data", "pattern={label}/*")
     assert run.code == 0, run.err
     assert sheet.exists()
+
+
+def test_names_go_on_with_the_classifier(
+    small: Path, tmp_path: Path, command: Command, own_runs: Path
+) -> None:
+    """--from: what people call the classes is carried over, unless it is said anew."""
+    names = tmp_path / "names.json"
+    names.write_text('{"0": "zero", "1": "one"}', encoding="utf-8")
+    how = ("--data", f"names={names}", "--recipe", "fast", "-q")
+    first, then = tmp_path / "first.tellapart", tmp_path / "then.tellapart"
+    assert command("train", small, "-o", first, *how).code == 0
+    run = command("train", small, "-o", then, "--from", first, "--recipe", "fast", "-q")
+    assert run.code == 0, run.err
+    assert open_bundle(then).manifest.display_names == {"0": "zero", "1": "one"}

@@ -8,7 +8,8 @@
     │   ├── NoReadablePicture      6   not one picture could be read
     │   ├── AmbiguousData          7   the folder can be understood in two ways
     │   ├── ClassMismatch          8   labelled pictures share no class with the classifier
-    │   └── BadLabels              9   a pattern or a file of names that does not fit the pictures
+    │   ├── BadLabels              9   a pattern or a file of names that does not fit the pictures
+    │   └── CannotFold            95   folds of pictures that have splits, or of too few
     ├── BackboneError        the frozen network
     │   ├── UnknownBackbone       10   no backbone of that name
     │   ├── WeightsNotFound       11   its weights are nowhere on this machine, and no network
@@ -108,6 +109,12 @@ class BadLabels(DataError):
     """What was to say the labels does not fit: a pattern, a file of names, a setting."""
 
     exit_code = 9
+
+
+class CannotFold(DataError):
+    """The pictures cannot be scored by folds: they bring splits, or are too few."""
+
+    exit_code = 95
 
 
 class BackboneError(TellapartError):

@@ -16,6 +16,16 @@ ELSEWHERE = "choose another place with -o"
 ELSEWHERE_KEPT = "set TELLAPART_CACHE to another folder"
 
 
+def cache_folder() -> Path:
+    """Return the cache folder: $TELLAPART_CACHE, or this system's usual place."""
+    set_by_user = os.environ.get("TELLAPART_CACHE")
+    if set_by_user:
+        return Path(set_by_user)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("tellapart", appauthor=False))
+
+
 @contextmanager
 def replacing(path: Path, cure: str = ELSEWHERE) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path` in one step.

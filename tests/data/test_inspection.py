@@ -75,7 +75,7 @@ def test_the_same_picture_in_two_splits(tree: Tree) -> None:
     found = findings(scan(root))
     assert list(found) == ["leakage"]
     assert found["leakage"].headline == (
-        "1 x the same picture in two splits: it is scored after it was learned"
+        "1 x the same picture in two splits: it is left out of what chooses and scores"
     )
     shutil.copy(root / "train" / "a" / "001.jpg", root / "test" / "b" / "both.jpg")
     found = findings(scan(root))

@@ -103,6 +103,15 @@ def _accuracy(scores: dict[str, Any] | None) -> str:
     reached = (scores or {}).get("accuracy")
     if not reached:
         return "not scored"
+    folds = reached.get("folds")
+    if folds:
+        return (
+            f"{reached['value']:.3f} on {reached['n']} pictures in {folds['n']} folds, each judged "
+            f"by a classifier that did not learn from it ({reached['low']:.3f} to "
+            f"{reached['high']:.3f}); mean of the folds {folds['mean']:.3f}, standard deviation "
+            f"{folds['sd']:.3f}"
+        )
+    leaked = (scores or {}).get("leaked")
     hopeful = (
         "; valid is there to choose by, which makes it hopeful"
         if reached.get("selected_on")
@@ -111,6 +120,14 @@ def _accuracy(scores: dict[str, Any] | None) -> str:
     return (
         f"{reached['value']:.3f} on {reached['n']} {reached.get('split') or ''} pictures "
         f"({reached['low']:.3f} to {reached['high']:.3f}){hopeful}"
+        + (_leaked(leaked) if leaked else "")
+    )
+
+
+def _leaked(found: dict[str, Any]) -> str:
+    return (
+        f"; {found['n']} more, which lie in another split as well, are left out: "
+        f"{found['accuracy_with']['value']:.3f} with them"
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -132,13 +133,19 @@ def runs(as_json: Json = False, debug: Debug = False) -> None:
                 run.name,
                 str(run.recipe.get("name", "")),
                 run.state,
-                f"{run.accuracy['value']:.4f} on {run.accuracy['split']}" if run.accuracy else "",
+                _accuracy(run.accuracy) if run.accuracy else "",
                 "" if run.seconds is None else f"{run.seconds:.0f} s",
                 run.data,
             ]
             for run in found
         ],
     )
+
+
+def _accuracy(reached: Mapping[str, Any]) -> str:
+    folds = reached.get("folds")
+    where = f"{folds['n']} folds" if folds else reached["split"]
+    return f"{reached['value']:.4f} on {where}"
 
 
 def cache(

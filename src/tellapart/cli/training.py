@@ -60,6 +60,10 @@ def train(
             "torch's random split; halve-test."
         ),
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="For small sets: score by so many folds, learn from all pictures."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     start: Annotated[
         Path | None, typer.Option("--from", help="A classifier to go on from.")
@@ -92,7 +96,7 @@ def train(
     chosen = chosen_settings(
         settings,
         {"backbone": backbone, "weights": weights, "data.split": split, "seed": seed}
-        | {"accept": accept}
+        | {"accept": accept, "data.folds": folds}
         | {"budget_s": budget_seconds(budget) if budget else None}
         | {"data.keep_features": None if features else False},
     )

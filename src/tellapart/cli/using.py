@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from tellapart.pipeline import Evaluation
     from tellapart.progress import Progress
 
+# Classes that are shown where nothing else is asked for.
+TOP = 5
+
 
 def predict(
     model: Model,
@@ -44,7 +47,9 @@ def predict(
             "or - for a list on standard input."
         ),
     ],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show a picture.")] = 5,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="How many classes to show a picture; default 5.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a picture, nothing else.")
     ] = False,
@@ -89,6 +94,8 @@ def predict(
         raise typer.BadParameter("--json and --csv exclude each other.")
     if as_csv and out:
         raise typer.BadParameter("--csv and --out exclude each other: name --out something.csv.")
+    if top and (as_csv or (out and out.suffix.lower() == ".csv")):
+        raise typer.BadParameter("CSV has one class a picture: leave --top out, or take JSON.")
     if resume and not out:
         raise typer.BadParameter("--resume goes on with an output: name it with --out.")
     if out and (show or explain):
@@ -98,7 +105,7 @@ def predict(
     progress = open_progress(quiet, verbose)
     if out:
         n, failed = _predict_into(
-            classifier, inputs, out, resume, top, not unordered, as_json, progress
+            classifier, inputs, out, resume, top or TOP, not unordered, as_json, progress
         )
     else:
         draw = _drawer(classifier, pictures, show, explain)
@@ -106,7 +113,7 @@ def predict(
         n = failed = 0
         total = inputs.count() if progress.shows_bars else None
         with progress.bar("Predicting", total, "pictures") as advance:
-            for prediction in classifier.stream(inputs, top, not unordered):
+            for prediction in classifier.stream(inputs, top or TOP, not unordered):
                 print_one(prediction)
                 draw(prediction)
                 n += 1

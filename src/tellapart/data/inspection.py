@@ -73,7 +73,7 @@ def _repeats(catalog: Catalog) -> list[Finding | None]:
         _group(
             "leakage",
             leak,
-            "the same picture in two splits: it is scored after it was learned",
+            "the same picture in two splits: it is left out of what chooses and scores",
         ),
         _group("duplicate", same, "identical pictures within a class (harmless)"),
     ]

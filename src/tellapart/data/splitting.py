@@ -87,6 +87,20 @@ def assign_splits(
     return catalog
 
 
+def leaked(catalog: Catalog) -> NDArray[np.bool_]:
+    """Return which pictures (N,) of valid and test lie in a split before theirs, too.
+
+    Byte for byte, under whatever label: one of train and valid would choose after it taught, one
+    of test would score after it taught or chose. Splits made here have none, but "exact".
+    """
+    found = np.zeros(len(catalog), dtype=bool)
+    for place, split in enumerate(SPLITS):
+        here = catalog.splits == split
+        before = catalog.digests[np.isin(catalog.splits, SPLITS[:place])]
+        found |= here & np.isin(catalog.digests, before)
+    return found
+
+
 def split_at_random(catalog: Catalog, fractions: Fractions, seed: int) -> NDArray[np.str_]:
     """Split (N,) pictures as torch's random_split does those of torchvision's ImageFolder.
 

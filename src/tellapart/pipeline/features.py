@@ -12,7 +12,8 @@ import numpy as np
 
 from tellapart.backbones.activations import KeptSet
 from tellapart.bundle.bundle import open_bundle
-from tellapart.data.catalog import SetAside, hash_files
+from tellapart.data.catalog import SetAside
+from tellapart.data.hashing import hash_files
 from tellapart.data.pixels import Pixels, decode_many
 from tellapart.data.reading import DataSource, read_catalog
 from tellapart.data.tables import load_pyarrow
@@ -139,9 +140,9 @@ def _pictures(data: DataSource, progress: Progress) -> _Pictures:
         paths, left = find_pictures(root, progress)
         if all(Path(path).parent == root for path in paths):
             progress.say(f"{len(paths)} pictures straight in {root}: they have no labels.")
-            digests, unopened = hash_files(paths, progress)
+            digests, unopened = hash_files(paths, root, progress)
             none: list[str | None] = [None] * len(paths)
-            return _Pictures(paths, digests, none, list(none), left).without(unopened)
+            return _Pictures(paths, digests.tolist(), none, list(none), left).without(unopened)
     catalog = read_catalog(data, progress, min_classes=1)
     return _Pictures(
         catalog.paths.tolist(),
@@ -260,7 +261,8 @@ def find_similar(
         check_writable(Path(page).expanduser(), ELSEWHERE)
     eyes = open_eyes(backbone, open_bundle(model) if model else None, device, progress)
     seen = open_gallery(folder, eyes, progress)
-    digests, errors = hash_files(wanted, progress)
+    hashed, errors = hash_files(wanted, None, progress)
+    digests: list[bytes] = hashed.tolist()
     kept, unreadable, _ = eyes.look(wanted, digests, progress)
     errors = {**unreadable, **errors}
     answers = _answers(wanted, digests, errors, kept, seen, top)

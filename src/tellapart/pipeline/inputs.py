@@ -16,18 +16,26 @@ from tellapart.backbones.registry import IMAGENET_MEAN, IMAGENET_STD, Backbone, 
 from tellapart.backbones.weights import Weights, find_weights, random_weights
 from tellapart.bundle.bundle import SUFFIX, Bundle, open_bundle
 from tellapart.data.augmentation import Step
-from tellapart.data.catalog import Catalog
+from tellapart.data.catalog import SPLITS, Catalog
 from tellapart.data.pixels import Preprocessing
 from tellapart.data.reading import AnyData, data_name
-from tellapart.data.splitting import Fractions, assign_splits
+from tellapart.data.splitting import (
+    MIN_TO_LEARN,
+    Fractions,
+    assign_splits,
+    split_by_content,
+)
 from tellapart.data.statistics import channel_statistics
-from tellapart.errors import BadRecipe, BundleError
+from tellapart.errors import BadRecipe, BundleError, CannotFold, listed
 from tellapart.files import check_writable
-from tellapart.training.recipe import Data, Phase, Recipe, load_recipe
+from tellapart.training.probe import assign_folds
+from tellapart.training.recipe import Phase, Recipe, load_recipe
 
 Floats = NDArray[np.float32]
 
 HALF = (0.5, 0.5, 0.5)
+# What a score is said to be measured on where no split scored.
+FOLDS = "folds"
 
 
 def chosen_recipe(recipe: Recipe | str | Path, settings: Mapping[str, Any] | None) -> Recipe:
@@ -62,18 +70,77 @@ def report_path(target: Path) -> Path:
     return target.with_name(f"{target.stem}-report.html")
 
 
-def split(catalog: Catalog, how: Data, remembered: Mapping[bytes, str]) -> Catalog:
-    """Give every picture its split, as the recipe has it."""
-    shares = Fractions(1 - how.valid - how.test, how.valid, how.test)
-    return assign_splits(catalog, how.split, remembered, shares, how.seed)
+def split(catalog: Catalog, recipe: Recipe, remembered: Mapping[bytes, str]) -> Catalog:
+    """Give every picture its split, as the recipe has it.
+
+    With folds none is set aside to score. Where phases learn by steps, `valid` is cut out by
+    content to choose them by.
+
+    Raises:
+        CannotFold; as `assign_splits` otherwise.
+    """
+    how = recipe.data
+    if how.folds is None:
+        shares = Fractions(1 - how.valid - how.test, how.valid, how.test)
+        return assign_splits(catalog, how.split, remembered, shares, how.seed)
+    if how.split == "auto":
+        _refuse_own_splits(catalog, how.folds)
+    catalog = replace(catalog, splits=np.full(len(catalog), "", dtype="U5"))
+    deal_folds(catalog, how.folds)
+    return choosing(catalog, recipe)
+
+
+def choosing(catalog: Catalog, recipe: Recipe) -> Catalog:
+    """Put pictures into train, and a share of them into valid where phases are chosen by it."""
+    share = 0.0 if recipe.probe_only else recipe.data.valid
+    shares = Fractions(1 - share, share, 0.0)
+    return replace(catalog, splits=split_by_content(catalog.units, catalog.labels, {}, shares))
+
+
+def deal_folds(catalog: Catalog, n: int) -> NDArray[np.int64]:
+    """Deal (N,) pictures out to n folds, evenly within each class; what belongs together stays.
+
+    Raises:
+        CannotFold: a class lacks in a fold's share, or in what is left to learn from.
+    """
+    labels, units, digests = catalog.labels, catalog.units, catalog.digests
+    folds = assign_folds(labels, units, n)
+    few = []
+    for label, name in enumerate(catalog.classes):
+        own = labels == label
+        n_units = len(np.unique(units[own]))
+        left = min(len(np.unique(digests[own & (folds != fold)])) for fold in range(n))
+        if n_units < n or left < MIN_TO_LEARN:
+            few.append(f"{name!r} ({n_units})")
+    if few:
+        raise CannotFold(
+            f"In {catalog.source or catalog.root} these classes have too few pictures for {n} "
+            f"folds: {listed(few)}. Copies of a picture, and what one group holds, count once. "
+            f"Expected was one for each fold and {MIN_TO_LEARN} besides to learn from. Nothing was "
+            f"trained. Take fewer folds, add pictures of them, or leave --folds out."
+        )
+    return folds
+
+
+def _refuse_own_splits(catalog: Catalog, n: int) -> None:
+    given = [name for name in SPLITS if (catalog.splits == name).any()]
+    if set(given) <= {"train"}:
+        return
+    raise CannotFold(
+        f"{catalog.source or catalog.root} comes with splits ({', '.join(given)}), and --folds {n} "
+        f"deals all pictures out anew. Expected were pictures without splits. Nothing was trained. "
+        f"Leave --folds out to learn and score by these splits, or put all pictures together with "
+        f"--split none."
+    )
 
 
 def remembered_sides(target: Path, start: Bundle | None) -> dict[bytes, str]:
     """Return the sides of the pictures of the bundle to be replaced, or gone on from."""
     try:
         old = start or open_bundle(target)
-        # One that scored nothing had everything on one side: that was no choice to stay true to.
-        return old.features.sides() if old.has_features and old.manifest.scores else {}
+        # Where nothing scored, or folds did, nothing was set aside: no choice to stay true to.
+        scored = (old.manifest.scores or {}).get("accuracy") or {"split": FOLDS}
+        return old.features.sides() if old.has_features and scored.get("split") != FOLDS else {}
     except BundleError:
         # There is none, or it cannot be read: then there is nothing to stay true to.
         return {}

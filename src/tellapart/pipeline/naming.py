@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tellapart.data.catalog import SetAside, hash_files
+from tellapart.data.catalog import SetAside
+from tellapart.data.hashing import hash_files
 from tellapart.data.tables import open_table
 from tellapart.errors import BadTable, TablesDoNotFit, TablesEdited, TablesNotFound
 from tellapart.files import output_error, write_atomically
@@ -101,7 +102,7 @@ def plan_named(
             f"path, or group it anew: they may have been sorted already."
         )
     paths = [str(gallery / row.path) for row in there]
-    digests, unopened = hash_files(paths, progress or Progress("quiet"))
+    digests, unopened = hash_files(paths, None, progress or Progress("quiet"))
     verdicts, changed = [], []
     for number, row in enumerate(there):
         if number in unopened:

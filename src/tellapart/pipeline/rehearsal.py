@@ -62,6 +62,7 @@ class Rehearsal:
     phases: tuple[PhaseForecast, ...]
     features_s: float
     notes: tuple[str, ...]
+    n_folds: int = 0
 
     @property
     def data_ready(self) -> bool:
@@ -79,7 +80,8 @@ class Rehearsal:
     @property
     def expected_s(self) -> float:
         """Seconds the training would take."""
-        return self.features_s + sum(phase.expected_s for phase in self.phases)
+        once = sum(phase.expected_s for phase in self.phases)
+        return self.features_s + (self.n_folds + 1) * once
 
     def as_dict(self) -> dict[str, Any]:
         """Return the forecast as plain JSON types."""
@@ -117,6 +119,8 @@ class Rehearsal:
             lines += [
                 f"Kept on disk: {phase.kept_mb:,.0f} MB. Expected: {_time(phase.expected_s)}."
             ]
+        if self.n_folds:
+            lines += ["", f"Each of {self.n_folds} folds goes through the phases, then all do."]
         lines += ["", f"Features: {_time(self.features_s)}. In all: {_time(self.expected_s)}."]
         return "\n".join(lines)
 
@@ -162,6 +166,7 @@ def rehearse(
         ),
         features_s=len(catalog) * views_s,
         notes=source.notes,
+        n_folds=source.recipe.data.folds or 0,
     )
 
 

@@ -43,6 +43,7 @@ from tellapart.errors import (
 from tellapart.evaluation.calibration import softmax
 from tellapart.files import write_atomically
 from tellapart.pipeline import inputs
+from tellapart.pipeline.folds import score_by_folds
 from tellapart.pipeline.outcome import (
     Judgement,
     TrainResult,
@@ -125,7 +126,8 @@ def train(
             with progress.stage("fit"):
                 learned = learn(material)
             with progress.stage("score"):
-                judgement = judge_classifier(material, learned)
+                folded = score_by_folds(material) if source.recipe.data.folds else None
+                judgement = judge_classifier(material, learned, folded)
             result = make_result(material, judgement, target, found.n_computed, source.notes)
             with progress.stage("write"):
                 _write(result, material, judgement, stand)
@@ -180,18 +182,33 @@ def open_source(
             f"({before.manifest.backbone}) and weights are taken. Nothing was trained. Leave "
             f"{' and '.join(given)} out, or train without --from."
         )
+    if before is not None and chosen.data.folds is not None:
+        raise BadRecipe(
+            f"--folds {chosen.data.folds} scores pictures with classifiers that never learned from "
+            f"them, and {start} may have learned from some. Nothing was trained. Leave --folds "
+            f"out, or train without --from."
+        )
     if before is not None:
         chosen = chosen.model_copy(update={"backbone": before.manifest.backbone})
     scanned = read_catalog(data, progress)
+    if before is not None:
+        scanned = _with_names_of(before, scanned)
     sides = inputs.remembered_sides(target, before)
     # Sides need no pixels; a hopeless folder is refused here.
-    catalog = inputs.split(scanned, chosen.data, sides)
+    catalog = inputs.split(scanned, chosen, sides)
     if before is None:
         preprocessing, notes = inputs.preprocessing_of(chosen, catalog)
         chosen = inputs.with_enlarged_views(chosen)
     else:
         preprocessing, notes = before.manifest.preprocessing, ()
     return Source(scanned, catalog, chosen, before, sides, preprocessing, notes)
+
+
+def _with_names_of(before: Bundle, catalog: Catalog) -> Catalog:
+    """Call the classes what people called them before, where nothing else is said now."""
+    known = before.manifest.display_names
+    names = {name: shown for name, shown in known.items() if name in catalog.classes}
+    return replace(catalog, display_names=names | dict(catalog.display_names))
 
 
 def prepare(source: Source, device: str, progress: Progress) -> Stand:
@@ -275,7 +292,19 @@ def _what_was_understood(source: Source, stand: Stand) -> str:
         f"Recipe {source.recipe.name}, backbone {stand.frozen.backbone.name} "
         f"({stand.weights.origin}), device {stand.device}, {stand.extractor.runtime.identity}.",
     ]
-    return "\n".join([*lines, *source.notes])
+    return "\n".join([*lines, *_folds_in_words(source.recipe), *source.notes])
+
+
+def _folds_in_words(recipe: Recipe) -> list[str]:
+    n = recipe.data.folds
+    if n is None:
+        return []
+    said = (
+        f"{n} folds: each picture is scored by a classifier that learned from the other folds "
+        f"alone; the one that is written learns from all."
+    )
+    dear = f" All phases run {n + 1} times." if not recipe.probe_only else ""
+    return [said + dear]
 
 
 def _groups_in_words(catalog: Catalog) -> str:
@@ -305,7 +334,7 @@ def _readable(
         # Dealt once, by the number of files: a second time would deal otherwise.
         return catalog.without(unreadable), features[keep]
     rest = source.scanned.without(unreadable)
-    return inputs.split(rest, source.recipe.data, source.sides), features[keep]
+    return inputs.split(rest, source.recipe, source.sides), features[keep]
 
 
 def _open_run(

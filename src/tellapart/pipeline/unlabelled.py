@@ -18,7 +18,8 @@ from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.registry import DEFAULT_BACKBONE, find_backbone
 from tellapart.backbones.weights import find_weights
 from tellapart.bundle.bundle import Bundle
-from tellapart.data.catalog import SetAside, hash_files, tell_not_entered, walk
+from tellapart.data.catalog import SetAside, tell_not_entered, walk
+from tellapart.data.hashing import hash_files
 from tellapart.data.pixels import Pixels, Preprocessing, read_pixels
 from tellapart.errors import DataNotFound, NoReadablePicture
 from tellapart.progress import Progress
@@ -116,7 +117,8 @@ def open_gallery(folder: str | Path, eyes: Eyes, progress: Progress) -> Gallery:
     """
     root = Path(folder).expanduser().absolute()
     paths, left = find_pictures(root, progress)
-    digests, unopened = hash_files(paths, progress)
+    hashed, unopened = hash_files(paths, root, progress)
+    digests: list[bytes] = hashed.tolist()
     able = [row for row in range(len(paths)) if row not in unopened]
     there = [paths[row] for row in able]
     known = [digests[row] for row in able]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tellapart.backbones.device import Device
 from tellapart.backbones.extractor import Extractor
 from tellapart.backbones.weights import Weights
 from tellapart.data.catalog import Catalog
+from tellapart.data.splitting import leaked
 from tellapart.errors import BadRecipe, MissingExtra
 from tellapart.progress import Progress
 from tellapart.training.history import History, PhaseRecord
@@ -55,13 +57,20 @@ class Material:
 
     @property
     def scored_split(self) -> str | None:
-        """The split that scores: test where there is one, else valid."""
+        """The split that scores: test where there is one, else valid; None where folds do."""
+        if self.recipe.data.folds is not None:
+            return None
         present = set(self.catalog.splits.tolist())
         return next((name for name in ("test", "valid") if name in present), None)
 
+    @cached_property
+    def leaked(self) -> NDArray[np.bool_]:
+        """Which pictures (N,) may neither choose nor score: see `splitting.leaked`."""
+        return leaked(self.catalog)
+
     def rows(self, split: str) -> NDArray[np.int64]:
-        """Return the rows of a split."""
-        return np.flatnonzero(self.catalog.splits == split)
+        """Return the rows of a split, without those that leaked into it."""
+        return np.flatnonzero((self.catalog.splits == split) & ~self.leaked)
 
     @property
     def balanced(self) -> bool:

@@ -40,6 +40,9 @@ class Data(_Settings):
             permutation, `valid` of it to choose and the rest to score.
         valid, test: shares of the pictures; the rest teaches.
         seed: of the permutation.
+        folds: score by so many folds instead of a split: each picture by a classifier that learned
+            from the other folds alone, through all phases; the classifier that is written learns
+            from all. "auto" refuses pictures that come with splits; "none" puts them together.
         keep_features: whether the bundle carries its pictures' features, for learning again.
     """
 
@@ -47,6 +50,7 @@ class Data(_Settings):
     valid: float = Field(default=0.15, ge=0, lt=1)
     test: float = Field(default=0.15, ge=0, lt=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
+    folds: int | None = Field(default=None, ge=2, le=50)
     keep_features: bool = True
 
 
@@ -203,6 +207,23 @@ def _contradicts_what_learns(phase: Phase, given: set[str]) -> Iterator[str]:
         yield 'views cannot be kept with frozen_bn = "train": set views = "live"'
 
 
+def _contradicts_folds(data: Data, cut_short: bool) -> Iterator[str]:
+    """Name what cannot be meant together with folds. cut_short: phases may lack time."""
+    if data.folds is None:
+        return
+    if data.split in ("exact", "halve-test"):
+        yield (
+            f'data.folds and data.split = "{data.split}" exclude each other: set data.split = '
+            f'"auto", or leave folds out'
+        )
+    if cut_short:
+        yield (
+            "data.folds and budget_s exclude each other where phases learn by steps: folds with "
+            "less time than others cannot be compared. Leave one of them out, or let the head "
+            "alone learn (--recipe fast)"
+        )
+
+
 class Recipe(_Settings):
     """How a classifier is made: data, pixels, backbone, and phases in their order.
 
@@ -241,6 +262,7 @@ class Recipe(_Settings):
         wrong = []
         if self.data.valid + self.data.test >= 1:
             wrong.append("data.valid and data.test leave nothing to learn from")
+        wrong += _contradicts_folds(self.data, self.budget_s is not None and not self.probe_only)
         if self.budget_s is not None and any(phase.keep == "always" for phase in self.phases):
             wrong.append(
                 'budget_s needs phases with keep = "if_better": only these may be left out'
