@@ -94,3 +94,13 @@ def output_error(path: Path, error: OSError, cure: str = ELSEWHERE) -> OutputErr
         f"{path} could not be written: {reason}. Nothing was changed. "
         f"Get the right to write there, or {cure}."
     )
+
+
+def cache_folder() -> Path:
+    """Return the cache folder: $TELLAPART_CACHE, or this system's usual place."""
+    set_by_user = os.environ.get("TELLAPART_CACHE")
+    if set_by_user:
+        return Path(set_by_user)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("tellapart", appauthor=False))

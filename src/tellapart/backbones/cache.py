@@ -13,29 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tellapart.files import ELSEWHERE_KEPT, output_error, write_atomically
+from tellapart.files import cache_folder as cache_folder  # noqa: PLC0414 (callers find it here)
 
 DEFAULT_LIMIT_GB = 10.0
 
 
 @dataclass(frozen=True)
 class KeptItem:
-    """One entry of the cache: an exported network, or a set of activations."""
+    """One entry of the cache: an exported network, a set of activations, a host's pictures."""
 
     path: Path
     kind: str
     about: str
     size_mb: float
     last_used_s: float
-
-
-def cache_folder() -> Path:
-    """Return the cache folder: $TELLAPART_CACHE, or this system's usual place."""
-    set_by_user = os.environ.get("TELLAPART_CACHE")
-    if set_by_user:
-        return Path(set_by_user)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("tellapart", appauthor=False))
 
 
 def mark_used(folder: Path) -> None:
@@ -50,7 +41,7 @@ def mark_used(folder: Path) -> None:
 def kept_items() -> list[KeptItem]:
     """List what is kept, most recently used first."""
     items = []
-    for kind in ("backbones", "activations"):
+    for kind in ("backbones", "activations", "fetched"):
         root = cache_folder() / kind
         for folder in root.iterdir() if root.is_dir() else ():
             if folder.is_dir():
@@ -91,7 +82,7 @@ def _item(folder: Path, kind: str) -> KeptItem:
     try:
         facts = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         about = ", ".join(
-            f"{facts[key]}" for key in ("backbone", "output", "runtime") if key in facts
+            f"{facts[key]}" for key in ("backbone", "output", "runtime", "host") if key in facts
         )
     except (OSError, ValueError):
         about = "incomplete"
