@@ -8,9 +8,11 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -261,3 +263,64 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         Image.new("RGB", (20, 10), colour).save(folder / f"{name}.png")
     return folder
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers from its server's pages, and writes down what was asked."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = 10
+
+    def do_GET(self) -> None:
+        web: Web = self.server.web
+        with web.lock:
+            web.asked.append(self.path)
+            web.headers.append(dict(self.headers))
+        page = web.pages.get(self.path.partition("?")[0], web.missing)
+        page(self) if callable(page) else self.send(page)
+
+    def send(self, body: bytes, status: int = 200, **headers: str) -> None:
+        """Send a whole answer; header names are given with _ for -."""
+        self.send_response(status)
+        named = {"Content_Length": str(len(body))} | headers
+        for name, value in named.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        with suppress(ConnectionError):
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Web:
+    """A real server on loopback: path -> bytes, or a function that is given the handler.
+
+    asked, headers: of every request, in order.
+    """
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.pages: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.lock = threading.Lock()
+        self.server = ThreadingHTTPServer((host, 0), _Handler)
+        self.server.daemon_threads = True
+        self.server.web = self
+        self.url = f"http://{host}:{self.server.server_port}"
+
+    def missing(self, handler: _Handler) -> None:
+        """Answer for what has no page."""
+        handler.send(b"<html>no such page</html>", 404)
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """A server on loopback; who asks it must be allowed private addresses."""
+    made = Web()
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()

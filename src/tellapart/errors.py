@@ -41,7 +41,11 @@
     ├── SortRefused              77   a gallery or a target folder that cannot be sorted like this
     ├── NotAllMoved              78   some files could not be moved, or not be brought back
     ├── NothingToUndo            79   no journal of a sort lies there, or it cannot be read
+    ├── NothingFetched          100   not one of the pictures that were asked for arrived
+    ├── SearchFailed            101   the picture search refused, or was not to be reached
+    ├── BadCollection           103   a folder, or classes, that cannot be collected into
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
+        └── NotFetched          102   … because it did not arrive, or not as it should (the same)
 
 Exit code 1 is an error nobody foresaw, 2 a wrong command line, 130 Ctrl-C.
 A message is one paragraph: what happened (value, path), what was expected, what was done
@@ -299,6 +303,40 @@ class NotQuantised(ExportError):
     """8-bit execution was asked for, and the bundle carries no 8-bit graph."""
 
     exit_code = 84
+
+
+class NothingFetched(TellapartError):
+    """Not one of the pictures that were asked for arrived as it should."""
+
+    exit_code = 100
+
+
+class SearchFailed(TellapartError):
+    """A search for pictures was refused, not answered, or answered with something else."""
+
+    exit_code = 101
+
+
+class NotFetched(UnreadablePicture):
+    """A URL's picture did not arrive, or not as it should; the message says why.
+
+    kind: a stable word. again_s: None where trying again is of no use, else how long the server
+    asked to wait. body: the beginning of what it said instead.
+    """
+
+    exit_code = 102
+
+    def __init__(
+        self, kind: str, message: str, again_s: float | None = None, body: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.kind, self.again_s, self.body = kind, again_s, body
+
+
+class BadCollection(TellapartError):
+    """Pictures cannot be collected into this folder, or into classes of these names."""
+
+    exit_code = 103
 
 
 class GroupingError(TellapartError):

@@ -29,7 +29,7 @@ DEFAULT_LIMIT_GB = 10.0
 
 @dataclass(frozen=True)
 class KeptItem:
-    """One entry of the cache: an exported network, a set of activations, hashes of a folder."""
+    """One entry of the cache: a network, activations, hashes of a folder, a host's pictures."""
 
     path: Path
     kind: str
@@ -50,7 +50,7 @@ def mark_used(folder: Path) -> None:
 def kept_items() -> list[KeptItem]:
     """List what is kept, most recently used first."""
     items = []
-    for kind in ("backbones", "activations", "scans"):
+    for kind in ("backbones", "activations", "scans", "fetched"):
         root = cache_folder() / kind
         for folder in root.iterdir() if root.is_dir() else ():
             if folder.is_dir():
@@ -91,7 +91,9 @@ def _item(folder: Path, kind: str) -> KeptItem:
     try:
         facts = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         about = ", ".join(
-            f"{facts[key]}" for key in ("backbone", "output", "runtime", "folder") if key in facts
+            f"{facts[key]}"
+            for key in ("backbone", "output", "runtime", "folder", "host")
+            if key in facts
         )
     except (OSError, ValueError):
         about = "incomplete"

@@ -10,11 +10,20 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tellapart.cli import exporting, grouping, judging, sorting, stock, training, using
+from tellapart.cli import (
+    collecting,
+    exporting,
+    grouping,
+    judging,
+    sorting,
+    stock,
+    training,
+    using,
+)
 from tellapart.errors import TellapartError
 
 # What these compute is kept between runs; what others were doing is only begun anew.
-GO_ON = ("train", "find-lr", "group", "features", "similar")
+GO_ON = ("train", "find-lr", "group", "features", "similar", "collect")
 
 
 class _Stopped(Exception):
@@ -68,6 +77,7 @@ for command in (
     training.show,
     training.find_lr,
     training.demo,
+    collecting.collect,
     stock.runs,
     stock.cache,
     grouping.group,

@@ -36,8 +36,10 @@ Data = Annotated[
     ),
 ]
 Root = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Where the relative paths of a table or list start."),
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Where the relative paths of a table or list start; may be a URL."
+    ),
 ]
 Where = Annotated[
     list[str] | None,
@@ -107,7 +109,7 @@ def chosen_settings(texts: list[str] | None, given: dict[str, Any]) -> dict[str,
     return chosen
 
 
-def data_source(data: Path, root: Path | None, texts: list[str] | None) -> DataSource:
+def data_source(data: Path, root: str | None, texts: list[str] | None) -> DataSource:
     """Gather what says how labelled pictures are to be understood."""
     from tellapart.data.reading import KINDS, DataSource
 

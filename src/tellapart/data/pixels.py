@@ -24,6 +24,7 @@ import simplejpeg
 from kornia_rs import imgproc
 from numpy.typing import NDArray
 
+from tellapart.data.addresses import is_url
 from tellapart.errors import UnreadablePicture
 
 if TYPE_CHECKING:
@@ -280,11 +281,15 @@ def decode_with_names(
 
 
 def read_file(path: str | Path) -> bytes:
-    """Read a picture file's bytes.
+    """Read a picture file's bytes; those of a URL are fetched once, checked and kept.
 
     Raises:
-        UnreadablePicture: the file is missing or may not be read.
+        UnreadablePicture: the file is missing or may not be read, or did not come.
     """
+    if is_url(os.fspath(path)):
+        from tellapart.data.fetching import fetched
+
+        path = fetched(os.fspath(path))
     try:
         return Path(path).read_bytes()
     except OSError as error:

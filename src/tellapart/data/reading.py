@@ -12,10 +12,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import quote, urljoin
 
+from tellapart.data.addresses import is_url
 from tellapart.data.catalog import SPLIT_FOLDERS, Catalog, SetAside, from_lists, scan, walk
-from tellapart.data.tables import TABLE_SUFFIXES, Table, open_table, read_lines, split_line
-from tellapart.errors import AmbiguousData, BadLabels, BadTable, DataNotFound
+from tellapart.data.fetching import fetch_all, in_words
+from tellapart.data.tables import ABOUT, TABLE_SUFFIXES, Table, open_table, read_lines, split_line
+from tellapart.errors import (
+    AmbiguousData,
+    BadLabels,
+    BadTable,
+    DataNotFound,
+    NothingFetched,
+)
 from tellapart.progress import Progress
 
 KINDS = ("path", "label", "split", "group")
@@ -28,8 +37,8 @@ class DataSource:
 
     path: a folder; a table (.csv, .tsv, .parquet); or any other text, with "path label" in each
         line, or a path alone where `pattern` says how its name holds the class.
-    root: where relative paths in a table start; None: at the table's folder if its first one
-        does, otherwise at the current one.
+    root: where relative paths in a table start, a folder or a URL; None: at the table's folder if
+        its first one does, otherwise at the current one.
     columns: "path", "label", "split", "group" -> name of the column, "" for none at all; those
         not given are found by their names. In a table without a header they are called 1, 2, …
     pattern: how the class lies in the name of a file: "{label}_{number}.jpg" ({number}: digits;
@@ -39,7 +48,7 @@ class DataSource:
     """
 
     path: Path
-    root: Path | None = None
+    root: str | Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     pattern: str | None = None
     names: Path | None = None
@@ -100,15 +109,29 @@ class _Row:
     group: str = ""
 
 
+@dataclass(frozen=True)
+class NamedUrl:
+    """A picture that a table names by its URL. split: "" for none; about: as `ABOUT` names it."""
+
+    url: str
+    label: str
+    split: str = ""
+    group: str = ""
+    about: Mapping[str, str] = field(default_factory=dict)
+
+
 Match = Callable[[str], Mapping[str, str] | None]
 
 
 def _rows_of_file(
-    source: DataSource, match: Match | None
+    source: DataSource, match: Match | None, also: Sequence[str] = ()
 ) -> tuple[list[_Row], str, list[SetAside]]:
-    """Read the rows of a table or list; return them, what was understood, and what is left out."""
+    """Read the rows of a table or list; return them, what was understood, and what is left out.
+
+    also: columns that the caller reads.
+    """
     if source.path.suffix.lower() in TABLE_SUFFIXES:
-        return _rows_of_table(source, open_table(str(source.path)), match)
+        return _rows_of_table(source, open_table(str(source.path)), match, also)
     given = {kind: name for kind, name in source.columns.items() if name}
     if given:
         raise BadLabels(
@@ -139,13 +162,13 @@ def _rows_of_file(
 
 
 def _rows_of_table(
-    source: DataSource, table: Table, match: Match | None
+    source: DataSource, table: Table, match: Match | None, also: Sequence[str] = ()
 ) -> tuple[list[_Row], str, list[SetAside]]:
     """Read the rows of a table; return them, what was understood, and what is left out."""
     columns = _columns(source, table, match is not None)
     names = list(columns.values())
     found = [dict(zip(columns, cells, strict=True)) for cells in table.cells(names)]
-    unused = [name for name in table.columns if name not in names]
+    unused = [name for name in table.columns if name not in (*names, *also)]
     first = 2 if table.headed else 1
     rows: list[_Row] = []
     aside: list[SetAside] = []
@@ -357,16 +380,18 @@ def _from_rows(
         )
     base = _base(source, rows)
     is_list = source.path.is_file()
-    starts = f"; paths start at {base.absolute()}" if is_list else ""
+    starts = f"; paths start at {base}" if is_list else ""
     progress.say(f"{source.path}: {words}{starts}.")
     _refuse_bad(source, rows)
-    rows = [replace(row, path=str((base / row.path).absolute())) for row in rows]
+    rows = [replace(row, path=_located(base, row.path)) for row in rows]
     _refuse_twice(source, rows)
+    rows, lost_urls = _fetched(source, rows, progress)
+    aside += lost_urls
     there = [row for row in rows if os.path.isfile(row.path)]  # noqa: PTH113 (names too long)
     if not there:
         raise DataNotFound(
             f"Not one of the {len(rows)} files that {source.path} names is there: the first is "
-            f"{rows[0].path}. Relative paths start at {base.absolute()}. Nothing was read. Say "
+            f"{rows[0].path}. Relative paths start at {base}. Nothing was read. Say "
             f"where they start with --root FOLDER."
         )
     known = {row.path for row in there}
@@ -384,21 +409,134 @@ def _from_rows(
     )
 
 
-def _base(source: DataSource, rows: Sequence[_Row]) -> Path:
-    """Say where relative paths start."""
+def _base(source: DataSource, rows: Sequence[_Row]) -> Path | str:
+    """Say where relative paths start: an absolute folder, or a URL."""
     if source.root is not None:
-        root = source.root.expanduser()
+        if is_url(str(source.root)):
+            return f"{str(source.root).rstrip('/')}/"
+        root = Path(source.root).expanduser()
         if not os.path.isdir(root):  # noqa: PTH112
             raise DataNotFound(
                 f"--root {root} is no folder. Expected the one that the paths in {source.path} "
                 f"start from. Nothing was read."
             )
-        return root
-    relative = next((row.path for row in rows if not Path(row.path).is_absolute()), None)
+        return root.absolute()
+    paths = (row.path for row in rows if not is_url(row.path))
+    relative = next((path for path in paths if not Path(path).is_absolute()), None)
     beside = source.path.parent
     if relative is not None and os.path.lexists(beside / relative):
-        return beside
-    return Path()
+        return beside.absolute()
+    return Path().absolute()
+
+
+def _located(base: Path | str, path: str) -> str:
+    """Say where a row's picture is: an absolute path, or a URL."""
+    if is_url(path):
+        return path
+    # Escaped, since what is a mark in a URL may be a letter in a name.
+    return str(base / path) if isinstance(base, Path) else urljoin(base, quote(path))
+
+
+def _fetched(
+    source: DataSource, rows: list[_Row], progress: Progress
+) -> tuple[list[_Row], list[SetAside]]:
+    """Fetch the rows that are URLs into the cache; return rows of files, and what did not come.
+
+    Raises:
+        NothingFetched: not one of them came. DiskFull, NotWritable.
+    """
+    urls = list(dict.fromkeys(row.path for row in rows if is_url(row.path)))
+    if not urls:
+        return rows, []
+    files, failed = fetch_all(urls, progress)
+    progress.say(f"{source.path}: {len(files)} of {len(urls)} URLs are kept in the cache.")
+    if failed:
+        said = (
+            f"{len(failed)} of {len(urls)} URLs in {source.path} did not give a picture: "
+            f"{in_words(failed)}. "
+        )
+        again = (
+            "Repeat the command to ask for them again; what came is kept. Addresses of this "
+            "machine and of private networks are asked only with TELLAPART_ALLOW_PRIVATE=1."
+        )
+        if not files:
+            raise NothingFetched(f"{said}Nothing was read. Check the URLs and the network. {again}")
+        progress.say(f"{said}They are set aside. {again}")
+    kept = [replace(row, path=str(files.get(row.path, row.path))) for row in rows]
+    aside = [SetAside(url, str(error)) for url, error in failed.items()]
+    return [row for row in kept if row.path not in failed], aside
+
+
+def named_urls(source: DataSource, progress: Progress) -> list[NamedUrl]:
+    """Read a table or list whose pictures are URLs; say what was understood, fetch nothing.
+
+    A table that has a column of URLs beside one of paths is read by its URLs.
+
+    Raises:
+        BadTable: also where a row names no URL. BadLabels, DataNotFound, AmbiguousData,
+        MissingExtra.
+    """
+    source = replace(source, path=source.path.expanduser())
+    if not os.path.isfile(source.path):  # noqa: PTH113 (pathlib raises for a name too long)
+        raise DataNotFound(
+            f"{source.path} is not a file. Expected a table (.csv, .tsv, .parquet) or a text of "
+            f"URLs and labels. Nothing was fetched. Check the path."
+        )
+    about: dict[str, dict[str, str]] = {}
+    also: dict[str, str] = {}
+    if source.path.suffix.lower() in TABLE_SUFFIXES:
+        table = open_table(str(source.path))
+        url = table.find("url")
+        if url is not None and "path" not in source.columns:
+            source = replace(source, columns={**source.columns, "path": url})
+        also = {kind: name for kind in ABOUT if (name := table.find(kind)) is not None}
+        cells = table.cells(list(also.values())) if also else ()
+        for number, row in enumerate(cells, start=2 if table.headed else 1):
+            about[f"row {number}"] = dict(zip(also, row, strict=True))
+    match = None if source.pattern is None else _matcher(source.pattern)
+    rows, words, aside = _rows_of_file(source, match, list(also.values()))
+    if not rows:
+        raise BadTable(
+            f"{source.path} names no pictures. Expected a row for each. Nothing was fetched."
+        )
+    kept = f"; with each picture: {', '.join(also)}" if also else ""
+    starts = f"; URLs start at {source.root}" if source.root else ""
+    progress.say(f"{source.path}: {words}{kept}{starts}.")
+    for one in aside:
+        progress.say(f"Not fetched: {one.path} {one.reason}.")
+    return [
+        NamedUrl(
+            row.path,
+            row.label,
+            SPLIT_FOLDERS.get(row.split.lower(), ""),
+            row.group,
+            about.get(row.where, {}),
+        )
+        for row in _only_urls(source, rows)
+    ]
+
+
+def _only_urls(source: DataSource, rows: list[_Row]) -> list[_Row]:
+    """Return the rows with whole URLs, each URL once.
+
+    Raises:
+        BadTable, AmbiguousData.
+    """
+    _refuse_bad(source, rows)
+    base = _base(source, rows)
+    rows = [replace(row, path=_located(base, row.path)) for row in rows]
+    files = [f"{row.where} ({row.path})" for row in rows if not is_url(row.path)]
+    if files:
+        raise BadTable(
+            f"{source.path} has {len(files)} rows that name no URL: {_few(files)}. Expected http "
+            f"or https. Nothing was fetched. Say where they start with --root https://…, or choose "
+            f"the column with --data path=COLUMN."
+        )
+    _refuse_twice(source, rows)
+    first: dict[str, _Row] = {}
+    for row in rows:
+        first.setdefault(row.path, row)
+    return list(first.values())
 
 
 def _refuse_bad(source: DataSource, rows: Sequence[_Row]) -> None:
@@ -440,8 +578,8 @@ def _refuse_twice(source: DataSource, rows: Sequence[_Row]) -> None:
 def _trouble(row: _Row, some_split: bool) -> str | None:
     if not row.path.strip() or row.path.endswith("/"):
         return "has no path"
-    if re.search(r"(^|/)(https?|s3|gs|ftp):/", row.path):
-        return "names a URL: only files on this machine are read, download it first"
+    if not is_url(row.path) and re.search(r"(^|/)(https?|s3|gs|ftp):/", row.path):
+        return "names a URL that is neither http nor https: download it first"
     if not row.label:
         return "has no label"
     if some_split and row.split.lower() not in SPLIT_FOLDERS:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tellapart.data.addresses import is_url
 from tellapart.data.pixels import PICTURE_SUFFIXES
 from tellapart.errors import BadTable, MissingExtra
 
@@ -20,7 +21,21 @@ COLUMN_NAMES = {
     "label": ("label", "labels", "class", "class_name", "classname", "category", "target"),
     "split": ("split", "subset", "partition"),
     "group": ("group", "group_id"),
+    # Where there is no column of paths.
+    "url": ("url", "image_url", "uri", "link"),
+    # What is known about a picture from the network, and goes with it.
+    "source": ("source", "provider"),
+    "page": ("page", "landing_url", "foreign_landing_url"),
+    "title": ("title",),
+    "author": ("author", "creator", "photographer"),
+    "author_url": ("author_url", "creator_url"),
+    "licence": ("licence", "license"),
+    "licence_url": ("licence_url", "license_url"),
+    "attribution": ("attribution",),
 }
+ABOUT = (
+    "source", "page", "title", "author", "author_url", "licence", "licence_url", "attribution",
+)  # fmt: skip
 
 _SUFFIXES = "|".join(re.escape(suffix) for suffix in sorted(PICTURE_SUFFIXES))
 _PATH_THEN_LABEL = re.compile(rf"(.*?(?:{_SUFFIXES}))\s+(?=\S)", re.IGNORECASE)
@@ -58,7 +73,8 @@ class Table:
             )
         if given is None and len(self.columns) == 1:
             return self.columns[0]
-        return self.find("path", given)
+        kind = "url" if given is None and not self.named("path") else "path"
+        return self.find(kind, given)
 
     def named(self, kind: str) -> tuple[str, ...]:
         """Return the columns that are called like a kind."""
@@ -129,11 +145,14 @@ def open_table(path: str) -> Table:
 def split_line(line: str) -> tuple[str, str] | None:
     """Split a line into path and label, at a tab, or at the white space behind a picture's suffix.
 
-    None where there is no such place, or more than one.
+    A URL ends at the first white space. None where there is no such place, or more than one.
     """
     if "\t" in line:
         path, _, label = line.partition("\t")
         return (path, label) if path and label and "\t" not in label else None
+    if is_url(line):
+        parts = line.split(maxsplit=1)
+        return (parts[0], parts[1]) if len(parts) == 2 else None
     places = [match.end() for match in _PATH_THEN_LABEL.finditer(line)]
     return (line[: places[0]].rstrip(), line[places[0] :]) if len(places) == 1 else None
 
@@ -179,7 +198,7 @@ def _open_parquet(path: str) -> Table:
 
 
 def _is_picture(cell: str) -> bool:
-    return Path(cell).suffix.lower() in PICTURE_SUFFIXES
+    return is_url(cell) or Path(cell).suffix.lower() in PICTURE_SUFFIXES
 
 
 def _unreadable(path: str, error: Exception) -> BadTable:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from tellapart.data.addresses import is_url
 from tellapart.data.catalog import SetAside, walk
 from tellapart.data.tables import TABLE_SUFFIXES, open_table
 from tellapart.errors import BadTable
@@ -25,8 +26,9 @@ class Inputs:
 
     given: files, folders (with everything below, hidden and doubly linked folders left out as
         `train` does), glob patterns, tables (.csv, .tsv, .parquet) and "-", a list of paths on
-        standard input, separated by line ends or, as `find -print0` does it, by zero bytes. What is
-        none of these stays as it is, so that it is answered with an error.
+        standard input, separated by line ends or, as `find -print0` does it, by zero bytes. URLs
+        stay URLs, also in tables and lists: who reads them fetches them. What is none of these
+        stays as it is, so that it is answered with an error.
     column: the tables' column of paths; None finds it by its name.
     set_aside: what was met and not entered, filled while iterating.
 
@@ -53,6 +55,9 @@ class Inputs:
         if one == STDIN:
             for path in _listed_on(sys.stdin.buffer):
                 yield from walk(path, self._put_aside) if _is_folder(path) else (path,)
+            return
+        if is_url(one):
+            yield one
             return
         path = os.path.expanduser(one)  # noqa: PTH111 (a path stays the text it was given as)
         if _is_folder(path):
@@ -89,6 +94,9 @@ def table_paths(table: str, column: str | None = None) -> Iterator[str]:
     base: Path | None = None
     for (path,) in opened.cells([found]):
         if not path:
+            continue
+        if is_url(path):
+            yield path
             continue
         if base is None and not Path(path).is_absolute():
             beside = Path(table).parent
