@@ -40,6 +40,8 @@
     ├── SortRefused              77   a gallery or a target folder that cannot be sorted like this
     ├── NotAllMoved              78   some files could not be moved, or not be brought back
     ├── NothingToUndo            79   no journal of a sort lies there, or it cannot be read
+    ├── FindingsFound            90   inspect --fail-on: the pictures show what they were not to
+    ├── UnknownFinding           91   --fail-on or --drop: no finding has that name
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
 
 Exit code 1 is an error nobody foresaw, 2 a wrong command line, 130 Ctrl-C.
@@ -292,3 +294,15 @@ class NotQuantised(ExportError):
     """8-bit execution was asked for, and the bundle carries no 8-bit graph."""
 
     exit_code = 84
+
+
+class FindingsFound(TellapartError):
+    """`inspect --fail-on`: the pictures show what they were not to show."""
+
+    exit_code = 90
+
+
+class UnknownFinding(TellapartError):
+    """No finding has the name that was given."""
+
+    exit_code = 91

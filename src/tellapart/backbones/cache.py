@@ -50,7 +50,7 @@ def mark_used(folder: Path) -> None:
 def kept_items() -> list[KeptItem]:
     """List what is kept, most recently used first."""
     items = []
-    for kind in ("backbones", "activations"):
+    for kind in ("backbones", "activations", "looks"):
         root = cache_folder() / kind
         for folder in root.iterdir() if root.is_dir() else ():
             if folder.is_dir():
@@ -91,7 +91,7 @@ def _item(folder: Path, kind: str) -> KeptItem:
     try:
         facts = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         about = ", ".join(
-            f"{facts[key]}" for key in ("backbone", "output", "runtime") if key in facts
+            f"{facts[key]}" for key in ("backbone", "output", "runtime", "looks") if key in facts
         )
     except (OSError, ValueError):
         about = "incomplete"

@@ -10,11 +10,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tellapart.cli import exporting, judging, sorting, stock, training, using
+from tellapart.cli import exporting, inspecting, judging, sorting, stock, training, using
 from tellapart.errors import TellapartError
 
 # What these compute is kept between runs; what others were doing is only begun anew.
-GO_ON = ("train", "find-lr")
+GO_ON = ("train", "find-lr", "inspect")
 
 
 class _Stopped(Exception):
@@ -68,6 +68,7 @@ for command in (
     training.show,
     training.find_lr,
     training.demo,
+    inspecting.inspect,
     stock.runs,
     stock.cache,
 ):
