@@ -42,8 +42,8 @@ KINDS = {
 TINY, UNEVEN = 10, 0.1
 # Deviation of grey levels below which a picture shows nothing: JPEG's own noise makes 1 to 2.
 BLANK_CONTRAST = 4.0
-# A placeholder has most pixels at one level, 0.88 of one that was met; photographs 0.66 at most
-# (2200 of three sets). Where more than a few are like that, the set is of drawings or on white.
+# A placeholder is grey with most pixels at one level: 0.88 of one that was met, 0.66 of photographs
+# at most. Where more than a few are like that, the set is of drawings.
 EVEN, FEW_EVEN = 0.8, 0.1
 # Dark: 95 of 100 pixels lie below this level. Of 2798 photographs of scenes and insects none does,
 # of 7370 flowers not one in a thousand.
@@ -194,23 +194,23 @@ def inspect_looks(catalog: Catalog, looks: Looks) -> list[Finding | None]:
         for labels in (catalog.labels[rows], catalog.labels)
     )
     notes = [
-        f"as {n_grey[label]} of {n[label]} of {catalog.shown[label]}"
+        f"one of {n_grey[label]} among {n[label]} of {catalog.shown[label]}"
         for label in catalog.labels[rows]
     ]
     darkest, softest = _rising(dark, looks["bright"]), _rising(blurred, -looks["blur"])
     empty = np.flatnonzero(blank)
     return [
-        pictures_found(catalog, "blank", empty, "pictures of nearly one colour"),
-        pictures_found(catalog, "dark", darkest, "very dark pictures"),
-        pictures_found(catalog, "blurry", softest, "pictures that are blurred all over"),
-        pictures_found(catalog, "grey", rows, "grey pictures among coloured ones", notes),
+        pictures_found(catalog, "blank", empty, "a picture of nearly one colour"),
+        pictures_found(catalog, "dark", darkest, "a very dark picture"),
+        pictures_found(catalog, "blurry", softest, "a picture that is blurred all over"),
+        pictures_found(catalog, "grey", rows, "a grey picture among coloured ones", notes),
     ]
 
 
 def is_blank(looks: Looks) -> NDArray[np.bool_]:
     """Say which pictures (N,) show nothing: of one colour, or nearly so where others are not."""
     flat = looks["contrast"] < BLANK_CONTRAST
-    even = looks["even"] > EVEN
+    even = (looks["even"] > EVEN) & (looks["colour"] < GREY_COLOUR)
     return np.asarray(flat | even if even.sum() <= FEW_EVEN * len(even) else flat)
 
 

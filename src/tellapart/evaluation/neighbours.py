@@ -18,6 +18,8 @@ INDEX_DIMENSIONS = 256
 # all near duplicates were found, see benchmarks/neighbours.py.
 LINKS, BUILD_EFFORT, SEARCH_EFFORT = 16, 64, 32
 _BLOCK = 1024
+# Of each hash so many are looked at.
+NEAREST = 10
 
 # Measured on flowers and scenes (docs/decisions/0015). Of 256 bits of two hashes, pictures that
 # were saved anew, made half or twice as large, or lost their colour differ in 24 or fewer in 97 of
@@ -64,32 +66,30 @@ def neighbours(features: NDArray[Any], k: int) -> tuple[Pairs, Floats]:
 
 
 def near_duplicates(
-    hashes: NDArray[np.uint8], flat: NDArray[np.bool_], features: NDArray[Any] | None, k: int = 10
+    hashes: NDArray[np.uint8],
+    flat: NDArray[np.bool_],
+    features: NDArray[Any] | None = None,
+    nearest: tuple[Pairs, Floats] | None = None,
 ) -> Pairs:
     """Return pairs (M, 2) of rows, the lower one first, that show the same or nearly the same.
 
-    hashes: (N, 32) bytes of `data.looks.difference_hash`. flat: (N,) pictures of one colour, whose
-    hash says nothing. features: (N, D), or None to go by the hashes alone. Of each row the k
-    nearest are looked at, so that of more copies than these the pairs are not complete, but their
-    groups are.
+    hashes: (N, 32) bytes of `data.looks.difference_hash`. flat: (N,) pictures that show nothing,
+    whose hash says nothing. features: (N, D), and nearest: their `neighbours`; None to go by the
+    hashes alone. Of more copies of one than NEAREST the pairs are not complete, but their groups
+    are.
     """
     bits = np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
-    by_hash = _pairs(neighbours(bits, k)[0])
-    differ = _different_bits(hashes, by_hash)
-    same = (differ <= SAME_BITS) & ~flat[by_hash].any(axis=1)
-    if features is None:
-        return by_hash[same]
-    by_hash = by_hash[same]
+    pairs = _pairs(neighbours(bits, NEAREST)[0])
+    pairs = pairs[(_different_bits(hashes, pairs) <= SAME_BITS) & ~flat[pairs].any(axis=1)]
+    if features is None or nearest is None:
+        return pairs
     rows = _unit(features)
-    agreed = by_hash[_cosines(rows, by_hash) >= DIFFERENT_COSINE]
-    by_features = _pairs(neighbours(features, k)[0])
-    cosine = _cosines(rows, by_features)
-    close = _different_bits(hashes, by_features) <= LOOSE_BITS
-    by_features = by_features[
-        (cosine >= SAME_COSINE)
-        | (close & (cosine >= CLOSE_COSINE) & ~flat[by_features].any(axis=1))
-    ]
-    return np.unique(np.concatenate([agreed, by_features]), axis=0)
+    pairs = pairs[_cosines(rows, pairs) >= DIFFERENT_COSINE]
+    more = _pairs(nearest[0])
+    cosine = _cosines(rows, more)
+    close = (_different_bits(hashes, more) <= LOOSE_BITS) & ~flat[more].any(axis=1)
+    more = more[(cosine >= SAME_COSINE) | (close & (cosine >= CLOSE_COSINE))]
+    return np.unique(np.concatenate([pairs, more]), axis=0)
 
 
 def groups_of(pairs: Pairs, n: int) -> tuple[NDArray[np.int64], ...]:

@@ -22,7 +22,6 @@ from tellapart.evaluation.diagnosis import (
 )
 from tellapart.files import write_atomically
 from tellapart.pipeline.cleaning import Cleaned
-from tellapart.pipeline.gallery import below
 from tellapart.pipeline.inspecting import Inspection
 
 # Examples of a finding, pictures in each, and their longer side.
@@ -110,7 +109,7 @@ def _thumbnails(found: Inspection, rows: Sequence[int], side_px: int) -> dict[in
     return {
         row: Thumbnail(
             one,
-            below(str(catalog.paths[row]), catalog.root),
+            Path(str(catalog.paths[row])).name,
             catalog.shown[catalog.labels[row]],
             str(catalog.splits[row]),
         )

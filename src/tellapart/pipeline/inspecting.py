@@ -17,7 +17,6 @@ from tellapart.backbones.frozen import freeze
 from tellapart.backbones.registry import find_backbone
 from tellapart.data.catalog import SPLITS, Catalog
 from tellapart.data.inspection import (
-    BLANK_CONTRAST,
     KINDS,
     Finding,
     groups_found,
@@ -25,6 +24,7 @@ from tellapart.data.inspection import (
     inspect_files,
     inspect_looks,
     inspect_unreadable,
+    is_blank,
     pictures_found,
 )
 from tellapart.data.looks import Looks
@@ -175,9 +175,12 @@ def inspect(
         except MissingExtra as error:
             notes.append(f"Outliers and wrong labels were not looked for. {error}")
     with progress.stage("findings"):
-        flat = looks["contrast"] < BLANK_CONTRAST
-        near = near_duplicates(looks["hash"], flat, values, NEIGHBOURS)
-        likely, more = _from_features(catalog, values, near, notes)
+        nearest = None if values is None else neighbours(values, NEIGHBOURS)
+        near = near_duplicates(looks["hash"], is_blank(looks), values, nearest)
+        likely: dict[int, int] = {}
+        more: list[Finding | None] = []
+        if values is not None and nearest is not None:
+            likely, more = _from_features(catalog, values, nearest, near, notes)
     every = [
         inspect_unreadable(list(unreadable), list(unreadable.values())),
         *inspect_files(catalog),
@@ -262,16 +265,15 @@ def _near_found(catalog: Catalog, near: NDArray[np.int64]) -> list[Finding | Non
 
 def _from_features(
     catalog: Catalog,
-    values: NDArray[np.float16] | None,
+    values: NDArray[np.float16],
+    alike: tuple[NDArray[np.int64], NDArray[np.float32]],
     near: NDArray[np.int64],
     notes: list[str],
 ) -> tuple[dict[int, int], list[Finding | None]]:
     """Find outliers and doubtful labels; return the likely classes of these, and both findings."""
-    if values is None:
-        return {}, []
-    nearest, cosines = neighbours(values, NEIGHBOURS)
+    nearest, cosines = alike
     strange = outliers(cosines)
-    found = [pictures_found(catalog, "outlier", strange, "pictures that resemble no other")]
+    found = [pictures_found(catalog, "outlier", strange, "a picture that resembles no other")]
     counts = np.bincount(catalog.labels, minlength=len(catalog.classes))
     judged = np.flatnonzero(counts[catalog.labels] >= MIN_TO_DOUBT)
     known = np.unique(catalog.labels[judged])
@@ -297,7 +299,7 @@ def _from_features(
         f"labelled {catalog.shown[catalog.labels[row]]}, looks like {catalog.shown[label]}"
         for row, label in likely.items()
     ]
-    what = "pictures whose label is probably wrong"
+    what = "a label that is probably wrong"
     return likely, [*found, pictures_found(catalog, "wrong_label", rows, what, words)]
 
 

@@ -91,7 +91,8 @@ def look_closer(path: str | Path, report: Path | None = None) -> OnePicture:
 
 def _oddities(look: Any) -> list[str]:
     notes = []
-    if look["contrast"] < BLANK_CONTRAST or look["even"] > EVEN:
+    even = look["even"] > EVEN and look["colour"] < GREY_COLOUR
+    if look["contrast"] < BLANK_CONTRAST or even:
         notes.append("It is of nearly one colour, as a placeholder or a failed export is.")
     elif look["bright"] < DARK_LEVEL:
         notes.append("It is very dark.")
