@@ -211,7 +211,7 @@ def is_blank(looks: Looks) -> NDArray[np.bool_]:
     """Say which pictures (N,) show nothing: of one colour, or nearly so where others are not."""
     flat = looks["contrast"] < BLANK_CONTRAST
     even = (looks["even"] > EVEN) & (looks["colour"] < GREY_COLOUR)
-    return np.asarray(flat | even if even.sum() <= FEW_EVEN * len(even) else flat)
+    return np.asarray(flat | even if even.sum() <= max(1, FEW_EVEN * len(even)) else flat)
 
 
 def _rising(chosen: NDArray[np.bool_], by: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -80,7 +80,7 @@ class Channel:
 
 def render_diagnosis(shown: Diagnosis) -> str:
     """Return the page of a set of pictures; it opens offline."""
-    most = max((sheet.n for sheet in shown.sheets), default=1)
+    most = max([*(sheet.n for sheet in shown.sheets), 1])
     tallest = max([*shown.light, 1])
     bars = [round(100 * n / tallest, 1) for n in shown.light]
     return _render("inspect.html.jinja", shown=shown, most=most, bars=bars)
