@@ -49,7 +49,7 @@ def test_an_index_finds_what_comparing_all_finds(monkeypatch: pytest.MonkeyPatch
 
 
 def test_near_duplicates_need_what_both_say() -> None:
-    """Hashes that agree make a pair unless features contradict; features alone have to be nearer."""
+    """Hashes that agree make a pair unless features contradict; features alone must be nearer."""
     chance = np.random.default_rng(0)
     hashes = chance.integers(0, 256, (6, 32), dtype=np.uint8)
     hashes[1] = hashes[0] ^ np.array([255, 255] + [0] * 30, dtype=np.uint8)  # 16 bits
