@@ -225,7 +225,7 @@ def check_findings(found: Inspection, kinds: Sequence[str]) -> None:
         raise FindingsFound(
             f"{found.catalog.source or found.catalog.root} shows what --fail-on names: {said}. "
             f"Expected none of it. Nothing was changed. The list above says which pictures and "
-            f"what to do; --write-clean writes a table without the safe ones."
+            f"what to do; --write-clean writes a table without what can safely go."
         )
 
 
@@ -307,10 +307,10 @@ def _units(catalog: Catalog, near: NDArray[np.int64]) -> NDArray[np.bytes_]:
     """Name what must share a fold: copies, the user's groups, and pictures that are nearly so."""
     units, number = np.unique(catalog.units, return_inverse=True)
     same = number[near]
-    joined = units[number].copy()
+    joined = np.arange(len(units))
     for group in groups_of(same[same[:, 0] != same[:, 1]], len(units)):
-        joined[np.isin(number, group)] = units[group[0]]
-    return joined
+        joined[group] = group[0]
+    return np.asarray(units[joined[number]])
 
 
 def _spread(values: NDArray[Any]) -> dict[str, float]:
