@@ -11,9 +11,9 @@ Floats = NDArray[np.float32]
 Pairs = NDArray[np.int64]
 
 # Up to so many, every pair is compared: exact, and as fast as building an index.
-EXACT_UP_TO = 6000
+EXACT_UP_TO = 12_000
 # An index needs no more: what it finds is compared again in all dimensions.
-INDEX_DIMENSIONS = 256
+INDEX_DIMENSIONS = 128
 # Links a picture, and how far a search looks around (Malkov and Yashunin 2016, HNSW): with these
 # all near duplicates were found, see benchmarks/neighbours.py.
 LINKS, BUILD_EFFORT, SEARCH_EFFORT = 16, 64, 32
