@@ -320,6 +320,17 @@ def test_exports_of_graphs_and_cards_need_no_torch(
     assert ended.stderr.endswith("Install it with: pip install 'tellapart[train]'\n")
 
 
+def test_inspect_says_what_it_cannot_look_for(
+    tellapart: Callable[..., Any], small: Path, tmp_path: Path
+) -> None:
+    """Where the network was never prepared, files and pixels are looked at, and that is said."""
+    ended = tellapart("inspect", small, "--json", "-q", TELLAPART_CACHE=str(tmp_path))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (note,) = json.loads(ended.stdout)["notes"]
+    assert note.startswith("Outliers and wrong labels were not looked for. Preparing ")
+    assert note.endswith("Install it with: pip install 'tellapart[train]'")
+
+
 @pytest.mark.slow
 def test_quantising_needs_no_torch_and_tells_nobody(
     bare: Callable[..., Any], trained: Any, tmp_path: Path

@@ -41,6 +41,8 @@
     ├── SortRefused              77   a gallery or a target folder that cannot be sorted like this
     ├── NotAllMoved              78   some files could not be moved, or not be brought back
     ├── NothingToUndo            79   no journal of a sort lies there, or it cannot be read
+    ├── FindingsFound            90   inspect --fail-on: the pictures show what they were not to
+    ├── UnknownFinding           91   --fail-on or --drop: no finding has that name
     ├── NothingFetched          100   not one of the pictures that were asked for arrived
     ├── SearchFailed            101   the picture search refused, or was not to be reached
     ├── BadCollection           103   a folder, or classes, that cannot be collected into
@@ -303,6 +305,18 @@ class NotQuantised(ExportError):
     """8-bit execution was asked for, and the bundle carries no 8-bit graph."""
 
     exit_code = 84
+
+
+class FindingsFound(TellapartError):
+    """`inspect --fail-on`: the pictures show what they were not to show."""
+
+    exit_code = 90
+
+
+class UnknownFinding(TellapartError):
+    """No finding has the name that was given."""
+
+    exit_code = 91
 
 
 class NothingFetched(TellapartError):

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tellapart.evaluation.calibration import softmax
-from tellapart.evaluation.suspects import find_suspects
+from tellapart.evaluation.neighbours import neighbours
+from tellapart.evaluation.suspects import find_doubted, find_suspects
+from tellapart.training.probe import Probe, fit_probe
 
 
 def spoilt(seed: int, k: int, n: int = 2000, share: float = 0.05) -> tuple[np.ndarray, ...]:
@@ -63,3 +65,43 @@ def test_classes_without_pictures_suspect_nothing() -> None:
     probs = np.array([[0.1, 0.9], [0.2, 0.8]])
     assert find_suspects(probs, np.array([0, 0])).tolist() == []
     assert find_suspects(probs[:0], np.array([], dtype=int)).tolist() == []
+
+
+def clouds(seed: int = 0, n: int = 400, share: float = 0.05) -> tuple[np.ndarray, ...]:
+    """Features of four classes that overlap a little, labels of which a share is wrong, which."""
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, 4, n)
+    features = rng.normal(size=(4, 16))[true] * 1.2 + rng.normal(size=(n, 16))
+    labels, wrong = true.copy(), rng.random(n) < share
+    labels[wrong] = (true[wrong] + rng.integers(1, 4, wrong.sum())) % 4
+    return features.astype(np.float16), labels, wrong
+
+
+def test_doubted_labels_come_with_what_they_look_like() -> None:
+    """Most spoilt labels are found with another class, and most that is found was spoilt."""
+    features, labels, wrong = clouds()
+    names = np.arange(len(labels)).astype("S32")
+
+    def fit(rows: np.ndarray) -> Probe:
+        return fit_probe(features[rows], labels[rows], names[rows], 4)
+
+    found = find_doubted(features, labels, neighbours(features, 10), fit)
+    rows = np.array(list(found))
+    assert wrong[rows].mean() > 0.6
+    assert wrong[rows].sum() > 0.7 * wrong.sum()
+    assert all(likely != labels[row] for row, likely in found.items())
+    once = find_suspects(softmax(fit(np.arange(len(labels))).out_of_fold_logits), labels)
+    assert wrong[rows].sum() >= wrong[once].sum()
+
+
+def test_a_label_that_the_nearest_share_is_not_doubted() -> None:
+    """Where every neighbour that is believed has the label, heads alone do not make it suspect."""
+    features, labels, _ = clouds()
+    names = np.arange(len(labels)).astype("S32")
+
+    def fit(rows: np.ndarray) -> Probe:
+        return fit_probe(features[rows], labels[rows], names[rows], 4)
+
+    everything = [np.flatnonzero(labels == label) for label in range(4)]
+    own = np.stack([np.resize(everything[label], 120) for label in labels])
+    assert find_doubted(features, labels, (own, np.ones(own.shape)), fit) == {}

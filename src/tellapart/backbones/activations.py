@@ -163,7 +163,7 @@ def kept_set(
             "backbone": backbone,
             "graph": hashlib.sha256(graph).hexdigest(),
             "preprocessing": json.dumps(asdict(preprocessing), sort_keys=True),
-            "decoder": _decoder_identity(),
+            "decoder": decoder_identity(),
             "runtime": runtime.identity,
             "output": output,
             "view": view,
@@ -267,7 +267,7 @@ def _checksum(path: Path) -> int:
 
 
 @cache
-def _decoder_identity() -> str:
+def decoder_identity() -> str:
     """Name everything that turns files into pixels: our own code by hash, libraries by version."""
     code = b"".join(
         files("tellapart.data").joinpath(name).read_bytes()

@@ -50,7 +50,7 @@ def mark_used(folder: Path) -> None:
 def kept_items() -> list[KeptItem]:
     """List what is kept, most recently used first."""
     items = []
-    for kind in ("backbones", "activations", "scans", "fetched"):
+    for kind in ("backbones", "activations", "looks", "scans", "fetched"):
         root = cache_folder() / kind
         for folder in root.iterdir() if root.is_dir() else ():
             if folder.is_dir():
@@ -92,7 +92,7 @@ def _item(folder: Path, kind: str) -> KeptItem:
         facts = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         about = ", ".join(
             f"{facts[key]}"
-            for key in ("backbone", "output", "runtime", "folder", "host")
+            for key in ("backbone", "output", "runtime", "looks", "folder", "host")
             if key in facts
         )
     except (OSError, ValueError):

@@ -14,6 +14,7 @@ from tellapart.cli import (
     collecting,
     exporting,
     grouping,
+    inspecting,
     judging,
     sorting,
     stock,
@@ -23,7 +24,7 @@ from tellapart.cli import (
 from tellapart.errors import TellapartError
 
 # What these compute is kept between runs; what others were doing is only begun anew.
-GO_ON = ("train", "find-lr", "group", "features", "similar", "collect")
+GO_ON = ("train", "find-lr", "inspect", "group", "features", "similar", "collect")
 
 
 class _Stopped(Exception):
@@ -77,6 +78,7 @@ for command in (
     training.show,
     training.find_lr,
     training.demo,
+    inspecting.inspect,
     collecting.collect,
     stock.runs,
     stock.cache,

@@ -3,6 +3,7 @@
 from tellapart.pipeline.comparing import Comparison, compare
 from tellapart.pipeline.features import Answer, Written, find_similar, write_features
 from tellapart.pipeline.grouping import Grouped, group
+from tellapart.pipeline.inspecting import Inspection, check_findings, check_kinds, inspect
 from tellapart.pipeline.looking import FoundRate, ShownStructure, find_rate, show_structure
 from tellapart.pipeline.minimums import check_minimums
 from tellapart.pipeline.naming import plan_named
@@ -19,17 +20,21 @@ __all__ = [
     "Evaluation",
     "FoundRate",
     "Grouped",
+    "Inspection",
     "Rehearsal",
     "Sheet",
     "ShownStructure",
     "TrainResult",
     "Written",
+    "check_findings",
+    "check_kinds",
     "check_minimums",
     "compare",
     "evaluate",
     "find_rate",
     "find_similar",
     "group",
+    "inspect",
     "plan_named",
     "plan_sorting",
     "rehearse",
