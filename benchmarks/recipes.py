@@ -19,13 +19,13 @@ from _measuring import Figure, data_folder, options, report, tellapart, timed
 
 # (pictures, recipe, how many seeds)
 RUNS = [
-    ("flowers102", "auto", 1),
-    ("flowers102", "best", 1),
-    ("intel_scenes", "fast", 1),
-    ("intel_scenes", "auto", 3),
-    ("intel_scenes", "best", 3),
-    ("hymenoptera", "auto", 3),
     ("hymenoptera", "best", 3),
+    ("hymenoptera", "auto", 3),
+    ("intel_scenes", "fast", 1),
+    ("intel_scenes", "best", 3),
+    ("intel_scenes", "auto", 3),
+    ("flowers102", "best", 1),
+    ("flowers102", "auto", 1),
 ]
 BUDGETS = [("flowers102", 150), ("intel_scenes", 60)]
 TARGETS: dict[str, dict[str, float]] = {
