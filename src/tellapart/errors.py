@@ -40,6 +40,12 @@
     ├── SortRefused              77   a gallery or a target folder that cannot be sorted like this
     ├── NotAllMoved              78   some files could not be moved, or not be brought back
     ├── NothingToUndo            79   no journal of a sort lies there, or it cannot be read
+    ├── ServingError         the server and its records
+    │   ├── CannotListen         110   the port is taken, or the address is not this machine's
+    │   ├── NotSafeToServe       111   others could reach it, and no tokens are set
+    │   ├── BadTokens            112   tokens that cannot be read or are too short
+    │   ├── BadDatabase          113   records can be neither read nor written there
+    │   └── BadModels            114   two classifiers would have the same name
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
 
 Exit code 1 is an error nobody foresaw, 2 a wrong command line, 130 Ctrl-C.
@@ -292,3 +298,37 @@ class NotQuantised(ExportError):
     """8-bit execution was asked for, and the bundle carries no 8-bit graph."""
 
     exit_code = 84
+
+
+class ServingError(TellapartError):
+    """The server and its records."""
+
+
+class CannotListen(ServingError):
+    """The address and port that were to be listened on cannot be had."""
+
+    exit_code = 110
+
+
+class NotSafeToServe(ServingError):
+    """Other machines could reach the server, and it would answer everybody."""
+
+    exit_code = 111
+
+
+class BadTokens(ServingError):
+    """The tokens cannot be read, or cannot protect anything."""
+
+    exit_code = 112
+
+
+class BadDatabase(ServingError):
+    """The database of records cannot be reached, or is none of ours."""
+
+    exit_code = 113
+
+
+class BadModels(ServingError):
+    """Classifiers that cannot be served together."""
+
+    exit_code = 114

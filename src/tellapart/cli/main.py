@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tellapart.cli import exporting, judging, sorting, stock, training, using
+from tellapart.cli import exporting, judging, serving, sorting, stock, training, using
 from tellapart.errors import TellapartError
 
 # What these compute is kept between runs; what others were doing is only begun anew.
@@ -70,10 +70,12 @@ for command in (
     training.demo,
     stock.runs,
     stock.cache,
+    serving.serve,
 ):
     app.command()(command)
 app.add_typer(stock.backbones)
 app.add_typer(stock.recipes)
+app.add_typer(serving.records)
 
 
 def main() -> None:
