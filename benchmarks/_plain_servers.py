@@ -1,0 +1,83 @@
+"""The plain ways to serve: a FastAPI handler around torch, and LitServe around the same."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import torch
+from _plain_loop import default_network, tutorial_transform
+from PIL import Image
+from torch import nn
+
+
+class Plain:
+    """The network of the benchmark, as tutorials run it: Pillow, torchvision, 32 bits."""
+
+    def __init__(self) -> None:
+        network = default_network()
+        self.transform = tutorial_transform(network.backbone)
+        self.network = nn.Sequential(*(child for _, child in network.children)).eval()
+
+    def read(self, data: bytes) -> torch.Tensor:
+        """Decode one picture to (3, S, S)."""
+        with Image.open(io.BytesIO(data)) as image:
+            tensor: torch.Tensor = self.transform(image.convert("RGB"))
+        return tensor
+
+    @torch.inference_mode()
+    def answer(self, batch: torch.Tensor) -> list[int]:
+        """Name the strongest feature of each of (N, 3, S, S): a head costs nothing beside it."""
+        found: list[int] = self.network(batch).flatten(1).argmax(1).tolist()
+        return found
+
+
+def serve_plain(port: int) -> None:
+    import uvicorn
+    from fastapi import FastAPI, UploadFile
+
+    app, plain = FastAPI(), Plain()
+
+    @app.get("/health")
+    def health() -> str:
+        return "ok"
+
+    @app.post("/predict")
+    async def predict(file: UploadFile) -> dict[str, int]:
+        return {"label": plain.answer(plain.read(await file.read())[None])[0]}
+
+    uvicorn.run(app, port=port, log_level="warning")
+
+
+def serve_litserve(port: int) -> None:
+    import litserve
+    from fastapi import Request
+
+    class Api(litserve.LitAPI):
+        def setup(self, device: Any) -> None:
+            self.plain = Plain()
+
+        def decode_request(self, request: Request) -> torch.Tensor:
+            return self.plain.read(request["file"].file.read())
+
+        def batch(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+            return torch.stack(inputs)
+
+        def predict(self, x: torch.Tensor) -> list[int]:
+            return self.plain.answer(x)
+
+        def unbatch(self, output: list[int]) -> list[int]:
+            return output
+
+        def encode_response(self, output: int) -> dict[str, int]:
+            return {"label": output}
+
+    api = Api(max_batch_size=16, batch_timeout=0.01)
+    litserve.LitServer(api, accelerator="cpu").run(
+        port=port, host="127.0.0.1", generate_client_file=False, log_level="warning"
+    )
+
+
+if __name__ == "__main__":
+    {"plain": serve_plain, "litserve": serve_litserve}[sys.argv[1]](int(sys.argv[2]))
