@@ -1,10 +1,9 @@
-"""The plain ways to serve: a FastAPI handler around torch, and LitServe around the same."""
+"""The plain way to serve: a FastAPI handler around torch."""
 
 from __future__ import annotations
 
 import io
 import sys
-from typing import Any
 
 import torch
 from _plain_loop import default_network, tutorial_transform
@@ -50,34 +49,5 @@ def serve_plain(port: int) -> None:
     uvicorn.run(app, port=port, log_level="warning")
 
 
-def serve_litserve(port: int) -> None:
-    import litserve
-    from fastapi import Request
-
-    class Api(litserve.LitAPI):
-        def setup(self, device: Any) -> None:
-            self.plain = Plain()
-
-        def decode_request(self, request: Request) -> torch.Tensor:
-            return self.plain.read(request["file"].file.read())
-
-        def batch(self, inputs: list[torch.Tensor]) -> torch.Tensor:
-            return torch.stack(inputs)
-
-        def predict(self, x: torch.Tensor) -> list[int]:
-            return self.plain.answer(x)
-
-        def unbatch(self, output: list[int]) -> list[int]:
-            return output
-
-        def encode_response(self, output: int) -> dict[str, int]:
-            return {"label": output}
-
-    api = Api(max_batch_size=16, batch_timeout=0.01)
-    litserve.LitServer(api, accelerator="cpu").run(
-        port=port, host="127.0.0.1", generate_client_file=False, log_level="warning"
-    )
-
-
 if __name__ == "__main__":
-    {"plain": serve_plain, "litserve": serve_litserve}[sys.argv[1]](int(sys.argv[2]))
+    serve_plain(int(sys.argv[1]))

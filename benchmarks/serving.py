@@ -99,17 +99,19 @@ def free_port() -> int:
 def servers(model: Path) -> dict[str, tuple[list[str | Path], str, str]]:
     """Name each server: how it starts (a port is added), where it is posted to, its health."""
     serve: list[str | Path] = [sys.executable, "-m", "tellapart", "serve", model]
-    others: list[str | Path] = [sys.executable, Path(__file__).with_name("_plain_servers.py")]
+    here = Path(__file__)
+    plain: list[str | Path] = [sys.executable, here.with_name("_plain_servers.py")]
     found = {
         "tellapart": ([*serve, "--rate", "0", "--port"], "/v1/predict", "/healthz"),
-        "plain handler": ([*others, "plain"], "/predict", "/health"),
+        "plain handler": (plain, "/predict", "/health"),
     }
     try:
         import litserve  # noqa: F401 (only whether it is there)
     except ImportError:
         print("Left out: litserve is not installed (pip install '.[bench]').", file=sys.stderr)
     else:
-        found["LitServe"] = ([*others, "litserve"], "/predict", "/health")
+        lit: list[str | Path] = [sys.executable, here.with_name("_litserve_server.py")]
+        found["LitServe"] = (lit, "/predict", "/health")
     return found
 
 

@@ -129,10 +129,10 @@ def test_records_are_listed_and_deleted_by_command(
         ):
             at = now - timedelta(days=days)
             records.add([common | {"id": str(number), "form": "f", "at": at, "picture": known}])
-    listed = json.loads(command("records", "list", "--json").out)["audits"]
+    listed = json.loads(command("records", "--json").out)["audits"]
     assert [one["id"] for one in listed] == ["2", "1", "0"]
     assert listed[0]["at"].endswith("+00:00")
-    assert len(command("records", "list").out.splitlines()) == 4
+    assert len(command("records").out.splitlines()) == 4
     old = ("records", "delete", "--older-than", "90d")
     assert command(*old, "--dry-run").out == "Would delete 1 records.\n"
     assert command(*old).out == "Deleted 1 records.\n"

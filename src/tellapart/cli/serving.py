@@ -23,12 +23,7 @@ if TYPE_CHECKING:
     from tellapart.server.running import Prepared
     from tellapart.server.settings import Settings
 
-records = typer.Typer(
-    name="records",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="List and delete what `serve` recorded of audits.",
-)
+records = typer.Typer(name="records", invoke_without_command=True, rich_markup_mode=None)
 
 Database = Annotated[
     str | None,
@@ -41,9 +36,7 @@ Database = Annotated[
 
 
 def serve(
-    models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="Classifiers: .tellapart files.")
-    ],
+    models: Annotated[list[Path], typer.Argument(help="Classifiers: .tellapart files.")],
     host: Annotated[str, typer.Option(help="Address to listen on; others need tokens.")] = (
         "127.0.0.1"
     ),
@@ -123,15 +116,18 @@ def _tell(prepared: Prepared, settings: Settings, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-@records.command("list")
+@records.callback()
 def list_records(
+    context: typer.Context,
     database: Database = None,
     n: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
     verdict: Annotated[str | None, typer.Option(help="match, mismatch or unsure alone.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the newest audits."""
+    """List the newest audits that `serve` recorded; `records delete` deletes some."""
+    if context.invoked_subcommand:
+        return
     if verdict not in (None, "match", "mismatch", "unsure"):
         raise typer.BadParameter(f"--verdict {verdict}: expected match, mismatch or unsure.")
     from tellapart.server.records import open_records
