@@ -1,7 +1,6 @@
 """LitServe around the plain network, with its batching on."""
 
-from __future__ import annotations
-
+# No annotations from the future: LitServe looks at them as they are.
 import sys
 from typing import Any
 

@@ -6,7 +6,9 @@ import io
 import sys
 
 import torch
+import uvicorn
 from _plain_loop import default_network, tutorial_transform
+from fastapi import FastAPI, UploadFile
 from PIL import Image
 from torch import nn
 
@@ -33,9 +35,6 @@ class Plain:
 
 
 def serve_plain(port: int) -> None:
-    import uvicorn
-    from fastapi import FastAPI, UploadFile
-
     app, plain = FastAPI(), Plain()
 
     @app.get("/health")
