@@ -134,7 +134,11 @@ def measure(model: Path, picture: Path, repeats: int, seconds: int) -> dict[str,
                     for clients in CLIENTS:
                         print(f"{server}, {clients} clients ...", file=sys.stderr)
                         turn[server, clients] = load(port, path, clients, seconds, script, body)
+                        print(turn[server, clients], file=sys.stderr)
             for (server, clients), values in turn.items():
+                if not values[0]:
+                    print(f"{server} answered {clients} clients nothing in time.", file=sys.stderr)
+                    continue
                 where = f"{clients} clients: {server}"
                 names = ("requests/s", "p50 ms", "p99 ms")
                 for what, value in zip(names, values, strict=True):
