@@ -348,3 +348,17 @@ def test_quantising_needs_no_torch_and_tells_nobody(
         "print(facts.n_calibration > 0, told)",
     )
     assert (ended.returncode, ended.stdout) == (0, "True []\n"), ended.stderr
+
+
+def test_serving_needs_no_torch(bare: Callable[..., Any], trained: Any, tmp_path: Path) -> None:
+    """A server is made ready, with its records, where torch cannot be imported."""
+    ended = bare(
+        "-c",
+        "import sys; from pathlib import Path\n"
+        "from tellapart.server.running import prepare\n"
+        "from tellapart.server.settings import Settings\n"
+        f"made = prepare(Settings((Path({str(trained.bundle)!r}),), 'sqlite://', port=0))\n"
+        "print([model.name for model in made.service.models], 'torch' in sys.modules)\n"
+        "made.listening.close(); made.service.records.close()",
+    )
+    assert ended.stdout == "['small'] False\n", ended.stderr

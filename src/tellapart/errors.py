@@ -46,6 +46,12 @@
     ├── NothingFetched          100   not one of the pictures that were asked for arrived
     ├── SearchFailed            101   the picture search refused, or was not to be reached
     ├── BadCollection           103   a folder, or classes, that cannot be collected into
+    ├── ServingError         the server and its records
+    │   ├── CannotListen         110   the port is taken, or the address is not this machine's
+    │   ├── NotSafeToServe       111   others could reach it, and no tokens are set
+    │   ├── BadTokens            112   tokens that cannot be read or are too short
+    │   ├── BadDatabase          113   records can be neither read nor written there
+    │   └── BadModels            114   two classifiers would have the same name
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
         └── NotFetched          102   … because it did not arrive, or not as it should (the same)
 
@@ -379,3 +385,37 @@ class TablesDoNotFit(GroupingError):
     """The tables contradict themselves, or the pictures they name are gone or have changed."""
 
     exit_code = 108
+
+
+class ServingError(TellapartError):
+    """The server and its records."""
+
+
+class CannotListen(ServingError):
+    """The address and port that were to be listened on cannot be had."""
+
+    exit_code = 110
+
+
+class NotSafeToServe(ServingError):
+    """Other machines could reach the server, and it would answer everybody."""
+
+    exit_code = 111
+
+
+class BadTokens(ServingError):
+    """The tokens cannot be read, or cannot protect anything."""
+
+    exit_code = 112
+
+
+class BadDatabase(ServingError):
+    """The database of records cannot be reached, or is none of ours."""
+
+    exit_code = 113
+
+
+class BadModels(ServingError):
+    """Classifiers that cannot be served together."""
+
+    exit_code = 114

@@ -16,6 +16,7 @@ from tellapart.cli import (
     grouping,
     inspecting,
     judging,
+    serving,
     sorting,
     stock,
     training,
@@ -85,10 +86,12 @@ for command in (
     grouping.group,
     grouping.features,
     grouping.similar,
+    serving.serve,
 ):
     app.command()(command)
 app.add_typer(stock.backbones)
 app.add_typer(stock.recipes)
+app.add_typer(serving.records)
 
 
 def main() -> None:

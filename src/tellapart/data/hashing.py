@@ -42,6 +42,11 @@ _63_BITS = (1 << 63) - 1
 _NO_FACTS: Facts = (0, 0, 0, 0, 0)
 
 
+def picture_hash(data: bytes) -> str:
+    """Return the hash by which a picture file is known everywhere: its bytes', hexadecimal."""
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
 def hash_files(
     paths: Sequence[str], root: Path | None, progress: Progress
 ) -> tuple[NDArray[np.bytes_], dict[int, str]]:

@@ -116,13 +116,18 @@ class Preprocessing:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
 
-def evaluation_pixels(data: bytes, preprocessing: Preprocessing) -> Pixels:
+def evaluation_pixels(
+    data: bytes, preprocessing: Preprocessing, max_megapixels: float = MAX_MEGAPIXELS
+) -> Pixels:
     """Decode one picture file into (S, S, 3) uint8 RGB, upright, as the network sees it.
+
+    max_megapixels: a picture of more is refused by its header, before any of it is decoded.
 
     Raises:
         UnreadablePicture: the bytes are not a picture that can be read whole.
     """
-    return fit_pixels(decode(data, shortest_needed_px(preprocessing)), preprocessing)
+    picture = decode(data, shortest_needed_px(preprocessing), max_megapixels)
+    return fit_pixels(picture, preprocessing)
 
 
 def read_pixels(path: str | Path, preprocessing: Preprocessing) -> Pixels:
@@ -218,7 +223,7 @@ def resize(picture: Pixels, size_px: int, interpolation: Literal["bicubic", "bil
     return np.asarray(PillowImage.fromarray(picture).resize(size, bilinear))
 
 
-def decode(data: bytes, shortest_px: int = 0) -> Pixels:
+def decode(data: bytes, shortest_px: int = 0, max_megapixels: float = MAX_MEGAPIXELS) -> Pixels:
     """Decode a picture file of any supported format into (H, W, 3) uint8 RGB, upright.
 
     A JPEG is decoded at the smallest scale whose sides are both >= shortest_px (0: full size):
@@ -228,12 +233,12 @@ def decode(data: bytes, shortest_px: int = 0) -> Pixels:
         UnreadablePicture: the bytes are not a picture that can be read whole; says what they are.
     """
     if data[:2] == b"\xff\xd8":
-        picture = _decode_jpeg(data, shortest_px)
+        picture = _decode_jpeg(data, shortest_px, max_megapixels)
         if picture is not None:
             return picture
     if _is_heic(data):
-        return _decode_heic(data)
-    return _decode_with_pillow(data, shortest_px)
+        return _decode_heic(data, max_megapixels)
+    return _decode_with_pillow(data, shortest_px, max_megapixels)
 
 
 def decode_many(
@@ -351,11 +356,11 @@ def _read_or_error(read: Callable[[T], R], path: T) -> tuple[T, R | UnreadablePi
         return path, error
 
 
-def _decode_jpeg(data: bytes, shortest_px: int) -> Pixels | None:
+def _decode_jpeg(data: bytes, shortest_px: int, max_megapixels: float) -> Pixels | None:
     """Decode with libjpeg-turbo; None when the general decoder should have a look."""
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
-        _check_size(width, height)
+        _check_size(width, height, max_megapixels)
         cmyk = colour in ("CMYK", "YCCK")
         picture = simplejpeg.decode_jpeg(
             data,
@@ -405,13 +410,13 @@ def _turn_upright(picture: Pixels, orientation: int) -> Pixels:
     return picture[:, ::-1] if mirror else picture
 
 
-def _decode_with_pillow(data: bytes, shortest_px: int) -> Pixels:
+def _decode_with_pillow(data: bytes, shortest_px: int, max_megapixels: float) -> Pixels:
     what = _not_a_picture(data)
     if what:
         raise UnreadablePicture(what)
     try:
         with _open(data) as image:
-            _check_size(*image.size)
+            _check_size(*image.size, max_megapixels)
             if image.format == "PNG":
                 # Only this checks the sums; pixels lost to zeros would become black.
                 image.verify()
@@ -455,7 +460,7 @@ def _is_heic(data: bytes) -> bool:
     return not _HEIC_BRANDS.isdisjoint(brands) and b"avif" not in brands
 
 
-def _decode_heic(data: bytes) -> Pixels:
+def _decode_heic(data: bytes, max_megapixels: float) -> Pixels:
     """Decode with libheif, which also turns the picture: its EXIF must not turn it again."""
     try:
         import pillow_heif
@@ -466,7 +471,8 @@ def _decode_heic(data: bytes) -> Pixels:
         ) from error
     try:
         found = pillow_heif.open_heif(data, convert_hdr_to_8bit=True)
-        _check_size(*found.size)
+        width, height = found.size
+        _check_size(width, height, max_megapixels)
         image = found.to_pillow()
         image.info = {}
         return to_rgb(image)
@@ -503,10 +509,10 @@ def _other_kind(data: bytes, start: bytes) -> str | None:
     return None
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_MEGAPIXELS * 1_000_000:
+def _check_size(width: int, height: int, max_megapixels: float) -> None:
+    if width * height > max_megapixels * 1_000_000:
         raise UnreadablePicture(
-            f"is {width} x {height} px, larger than {MAX_MEGAPIXELS} megapixels"
+            f"is {width} x {height} px, larger than {max_megapixels:g} megapixels"
         )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime, Precision
 from tellapart.bundle.bundle import Bundle, damaged, open_bundle
 from tellapart.bundle.manifest import Manifest
-from tellapart.data.pixels import Picture, Pixels, decode_with_names, picture_pixels, read_pixels
+from tellapart.data.pixels import Picture, Pixels, decode_with_names, picture_pixels
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.calibration import softmax
 from tellapart.evaluation.decision import Decisions, decide, reason, with_accept
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # Below this many pictures one at a time is sooner done than a compiled stream of batches.
 FEW = 24
+
+# From so many pictures on, a batch is sooner done than as many single ones.
+FILLS = 8
 
 # So many unreadable files in a row are told before going on. Else they would pile up behind the
 # network, which answers only when it has pictures for a batch.
@@ -214,7 +217,26 @@ class Classifier:
         strangeness = None if familiar is None else familiar.strangeness(features, probs)
         return decide(probs, strangeness, self.rules)
 
-    def explain(self, picture: str | Path, label: str | None = None) -> Explanation:
+    def features_of(self, pixels: Sequence[Pixels]) -> Iterator[NDArray[np.float16]]:
+        """Yield (D,) features of pictures that are already as the network sees them, (S, S, 3)."""
+        # Padding a batch costs as much as filling it.
+        runtime = self._few if len(pixels) < FILLS else self._many
+        return runtime.run(pixels)
+
+    def prepare(self) -> None:
+        """Compute one blank picture: what is read from the file and compiled, is so from here on.
+
+        The file may be replaced afterwards: nothing of it is read again.
+
+        Raises:
+            BundleDamaged: what is in the file cannot be run.
+        """
+        size_px = self.manifest.preprocessing.size_px
+        blank = np.zeros((size_px, size_px, 3), np.uint8)
+        for n in (1, FILLS):
+            self.answers(["blank"] * n, np.stack(list(self.features_of([blank] * n))))
+
+    def explain(self, picture: Picture, label: str | None = None) -> Explanation:
         """Show where in a picture the evidence for a class lies; by default for its own answer.
 
         >>> cats.explain("a.jpg").heat.shape                      # doctest: +SKIP
@@ -226,12 +248,12 @@ class Classifier:
         """
         if label is not None and label not in self.classes:
             raise ValueError(f"There is no class {label!r}; there are {', '.join(self.classes)}.")
-        pixels = read_pixels(picture, self.manifest.preprocessing)
+        pixels = picture_pixels(picture, self.manifest.preprocessing)
         (maps,) = self.explainer.maps([pixels])
         logits = self.explainer.logits(maps)
         row = int(logits.argmax()) if label is None else self.classes.index(label)
         return Explanation(
-            path=str(picture),
+            path=_name(picture, 0),
             label=self.classes[row],
             confidence=float(self.probabilities(logits[None])[0, row]),
             heat=self.explainer.heat(maps, row),

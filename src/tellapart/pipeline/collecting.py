@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import re
@@ -20,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from tellapart.data.catalog import SPLIT_FOLDERS, walk
 from tellapart.data.fetching import Fetcher, Limits, check_picture, in_words
-from tellapart.data.hashing import DIGEST_BYTES
+from tellapart.data.hashing import picture_hash
 from tellapart.data.openverse import search
 from tellapart.data.reading import DataSource, NamedUrl, named_urls
 from tellapart.data.tables import ABOUT
@@ -258,7 +257,7 @@ class _Collection:
             UnreadablePicture, DiskFull, NotWritable.
         """
         suffix = check_picture(data)
-        digest = _digest(data)
+        digest = picture_hash(data)
         folder = PurePosixPath(one.split, one.label)
         with self._lock:
             path = self._lying.get(digest)
@@ -377,7 +376,7 @@ def _lying(into: Path, progress: Progress) -> dict[str, str]:
     with progress.bar("Reading files", None, "files") as advance:
         for path in walk(into, lambda aside: progress.detail(f"{aside.path} {aside.reason}")):
             try:
-                digest = _digest(Path(path).read_bytes())
+                digest = picture_hash(Path(path).read_bytes())
             except OSError:  # It is not read by `train` either.
                 continue
             lying.setdefault(digest, Path(path).relative_to(into).as_posix())
@@ -390,10 +389,6 @@ def _labels_of(path: str) -> dict[str, str]:
     parts = PurePosixPath(path).parts
     split = SPLIT_FOLDERS.get(parts[0].lower(), "") if len(parts) > 2 else ""
     return {"label": parts[1] if split else parts[0], "split": split}
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _check_classes(into: Path, labels: set[str]) -> None:

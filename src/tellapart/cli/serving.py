@@ -1,0 +1,224 @@
+"""Commands that serve a classifier, and look after the records of its audits."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tellapart.cli.options import (
+    Accept,
+    Debug,
+    Json,
+    PrecisionName,
+    chosen_precision,
+    print_json,
+    table,
+)
+
+if TYPE_CHECKING:
+    from tellapart.server.running import Prepared
+    from tellapart.server.settings import Settings
+
+records = typer.Typer(name="records", invoke_without_command=True, rich_markup_mode=None)
+
+Database = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Where audits are recorded: sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; "
+        "better in the variable TELLAPART_DATABASE. By default a file in your data folder.",
+    ),
+]
+
+
+def serve(
+    models: Annotated[list[Path], typer.Argument(help="Classifiers: .tellapart files.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; others need tokens.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Lines NAME ROLE TOKEN, ROLE one of predict, review, admin; or the same lines in "
+            "the variable TELLAPART_TOKENS.",
+        ),
+    ] = None,
+    database: Database = None,
+    thumbnails: Annotated[
+        str, typer.Option(help="Of which audited pictures a small one is kept: none|doubtful|all.")
+    ] = "none",
+    picture_mb: Annotated[float, typer.Option(min=0.001, help="Largest picture.")] = 20,
+    request_mb: Annotated[float, typer.Option(min=0.001, help="Largest request.")] = 100,
+    megapixels: Annotated[float, typer.Option(min=0.001, help="Most pixels of a picture.")] = 50,
+    pictures: Annotated[int, typer.Option(min=1, help="Most pictures in a request.")] = 64,
+    waiting: Annotated[
+        int, typer.Option(min=1, help="Pictures that may wait before others are sent away.")
+    ] = 256,
+    rate: Annotated[
+        int, typer.Option(min=0, help="Requests a minute of one token or address; 0: any.")
+    ] = 3000,
+    upload_s: Annotated[float, typer.Option(min=0.1, help="Time to send a request.")] = 30,
+    answer_s: Annotated[float, typer.Option(min=0.1, help="Time for all of a request.")] = 60,
+    wait_ms: Annotated[
+        float, typer.Option(min=0, help="How long a picture waits for others to join its batch.")
+    ] = 10,
+    accept: Accept = None,
+    precision: PrecisionName = "auto",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Answer over HTTP: what is on pictures, and is it what their sender declares?"""
+    if thumbnails not in ("none", "doubtful", "all"):
+        raise typer.BadParameter(f"--thumbnails {thumbnails}: expected none, doubtful or all.")
+    from tellapart.server.running import serve as run
+    from tellapart.server.settings import Limits, Settings
+    from tellapart.server.tokens import read_tokens
+
+    settings = Settings(
+        models=tuple(models),
+        database=database or default_database(),
+        host=host,
+        port=port,
+        tokens=read_tokens(tokens),
+        thumbnails=thumbnails,  # type: ignore[arg-type]  # checked above
+        limits=Limits(
+            picture_mb=picture_mb,
+            request_mb=request_mb,
+            megapixels=megapixels,
+            pictures=pictures,
+            waiting=waiting,
+            rate_per_min=rate,
+            upload_s=upload_s,
+            answer_s=answer_s,
+        ),
+        wait_s=wait_ms / 1000,
+        accept=accept,
+        precision=chosen_precision(precision),
+    )
+    run(settings, lambda prepared: _tell(prepared, settings, as_json))
+
+
+def _tell(prepared: Prepared, settings: Settings, as_json: bool) -> None:
+    names = [model.name for model in prepared.service.models]
+    if as_json:
+        print_json({"url": prepared.url, "models": names, "tokens": len(settings.tokens)})
+    else:
+        asked = "with a token" if settings.tokens else "from this machine, without tokens"
+        print(f"Serving {', '.join(names)} on {prepared.url} ({asked}). Ctrl-C ends it.")
+    import sys
+
+    sys.stdout.flush()
+
+
+@records.callback()
+def list_records(
+    context: typer.Context,
+    database: Database = None,
+    n: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    verdict: Annotated[str | None, typer.Option(help="match, mismatch or unsure alone.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the newest audits that `serve` recorded; `records delete` deletes some."""
+    if context.invoked_subcommand:
+        return
+    if verdict not in (None, "match", "mismatch", "unsure"):
+        raise typer.BadParameter(f"--verdict {verdict}: expected match, mismatch or unsure.")
+    from tellapart.server.records import open_records
+
+    rows = open_records(database or default_database()).found(n=n, verdict=verdict)
+    if as_json:
+        print_json({"audits": [_plain(dict(row)) for row in rows]})
+        return
+    table(
+        ["when (UTC)", "declared", "verdict", "seen", "decision", "picture"],
+        [
+            [
+                f"{row['at']:%Y-%m-%d %H:%M:%S}",
+                row["declared"],
+                row["verdict"],
+                row["label"] or "-",
+                row["decision"] or "-",
+                row["picture"],
+            ]
+            for row in rows
+        ],
+    )
+
+
+@records.command("delete")
+def delete_records(
+    database: Database = None,
+    older_than: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Audits of before that, such as 90d or 12h.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="All audits of this very picture.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Delete records for good: those that are old, or those of one picture."""
+    if (older_than is None) == (picture is None):
+        raise typer.BadParameter("Say which records: --older-than AGE, or --picture FILE.")
+    from tellapart.data.hashing import picture_hash
+    from tellapart.server.records import open_records
+
+    which: dict[str, Any] = {}
+    if older_than is not None:
+        which["before"] = _before(older_than)
+    if picture is not None:
+        try:
+            which["picture"] = picture_hash(picture.read_bytes())
+        except OSError as error:
+            raise typer.BadParameter(f"--picture {picture}: {error.strerror}.") from error
+    opened = open_records(database or default_database())
+    n = opened.count(**which) if dry_run else opened.delete(**which)
+    if as_json:
+        print_json({"n": n, "deleted": not dry_run})
+    else:
+        print(f"{'Would delete' if dry_run else 'Deleted'} {n} records.")
+
+
+def default_database() -> str:
+    """Return $TELLAPART_DATABASE, or a file in this system's usual place."""
+    set_by_user = os.environ.get("TELLAPART_DATABASE")
+    if set_by_user:
+        return set_by_user
+    import platformdirs
+
+    folder = platformdirs.user_data_path("tellapart", appauthor=False)
+    return f"sqlite:///{folder / 'records.sqlite'}"
+
+
+def _before(age: str) -> datetime:
+    from datetime import UTC, timedelta
+
+    factor = {"d": 86400.0, "h": 3600.0, "m": 60.0}.get(age[-1:])
+    try:
+        seconds = float(age[:-1]) * (factor or 0)
+        if not (factor and seconds >= 0):
+            raise ValueError
+        return datetime.now(UTC) - timedelta(seconds=seconds)
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(
+            f"--older-than {age}: expected an age such as 90d, 12h or 30m."
+        ) from error
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    from datetime import UTC
+
+    return {
+        name: value.replace(tzinfo=value.tzinfo or UTC).isoformat()
+        if isinstance(value, datetime)
+        else value
+        for name, value in row.items()
+    }

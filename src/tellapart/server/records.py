@@ -1,0 +1,246 @@
+"""What was audited, in a database that outlives the server. What is acknowledged is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import (
+    JSON,
+    Column,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Engine,
+    Float,
+    Index,
+    LargeBinary,
+    MetaData,
+    RowMapping,
+    String,
+    Table,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from tellapart.errors import BadDatabase, MissingExtra
+
+metadata = MetaData()
+
+# The layout as of the newest file in migrations/versions: change both, a test compares them.
+audits = Table(
+    "audits",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    # Pictures of one form share it.
+    Column("form", String(36), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("asked_by", String(100)),
+    # BLAKE2b of the file, as `train` knows pictures.
+    Column("picture", String(32), nullable=False),
+    Column("file_name", String(255)),
+    Column("thumbnail", LargeBinary),
+    Column("model", String(255), nullable=False),
+    Column("model_version", String(16), nullable=False),
+    Column("declared", String(255), nullable=False),
+    Column("verdict", String(8), nullable=False),
+    Column("reason", String(1000), nullable=False),
+    Column("label", String(255)),
+    Column("confidence", Float),
+    Column("candidates", JSON, nullable=False),
+    # What a person said: the right class, who, when.
+    Column("decision", String(255)),
+    Column("decided_by", String(100)),
+    Column("decided_at", DateTime(timezone=True)),
+    Index("audits_at", "at"),
+    Index("audits_picture", "picture"),
+)
+
+_WITHOUT_PICTURE = [column for column in audits.c if column.name != "thumbnail"]
+
+
+class Records:
+    """The records in one database. Threads may share it; each call is one transaction.
+
+    Raises (any method):
+        BadDatabase: the database does not answer; nothing of the call was done.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Store audits, all or none; when this returns, a crash cannot lose them."""
+        with self._begun() as connection:
+            connection.execute(insert(audits), list(rows))
+
+    def get(self, id_: str) -> RowMapping | None:
+        """Return one audit, without its thumbnail."""
+        with self._begun() as connection:
+            chosen = select(*_WITHOUT_PICTURE).where(audits.c.id == id_)
+            return connection.execute(chosen).mappings().one_or_none()
+
+    def decide(self, id_: str, decision: str, by: str) -> bool:
+        """Write down which class a person says it is; False where there is no such audit."""
+        with self._begun() as connection:
+            values = {"decision": decision, "decided_by": by, "decided_at": datetime.now(UTC)}
+            changed = update(audits).where(audits.c.id == id_).values(values)
+            return bool(connection.execute(changed).rowcount)
+
+    def found(
+        self, *, n: int = 50, before: datetime | None = None, verdict: str | None = None
+    ) -> Sequence[RowMapping]:
+        """Return the n newest audits, without thumbnails."""
+        chosen = select(*_WITHOUT_PICTURE).order_by(audits.c.at.desc(), audits.c.id).limit(n)
+        if before is not None:
+            chosen = chosen.where(audits.c.at < before)
+        if verdict is not None:
+            chosen = chosen.where(audits.c.verdict == verdict)
+        with self._begun() as connection:
+            return connection.execute(chosen).mappings().all()
+
+    def count(self, *, before: datetime | None = None, picture: str | None = None) -> int:
+        """Count the audits that `delete` would take away."""
+        with self._begun() as connection:
+            chosen = select(func.count()).select_from(audits).where(*_which(before, picture))
+            return int(connection.execute(chosen).scalar_one())
+
+    def delete(self, *, before: datetime | None = None, picture: str | None = None) -> int:
+        """Delete audits from before a time, or of one picture; return how many."""
+        which = _which(before, picture)
+        if not which:
+            raise ValueError("Say which audits to delete: before= or picture=.")
+        with self._begun() as connection:
+            return connection.execute(delete(audits).where(*which)).rowcount
+
+    def check(self) -> None:
+        """Ask the database for nothing, to see whether it answers."""
+        with self._begun() as connection:
+            connection.execute(select(1))
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _begun(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise _unusable(self._engine.url, _reason(error)) from error
+
+
+def open_records(url: str) -> Records:
+    """Open the records at an SQLAlchemy URL, and bring their tables to this version's layout.
+
+    Raises:
+        BadDatabase: a URL that is none, a database that does not answer, or one of a later version.
+        MissingExtra: PostgreSQL, without its driver.
+    """
+    engine = _engine(url)
+    try:
+        with engine.begin() as connection:
+            _upgrade(connection, engine.url)
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise _unusable(engine.url, _reason(error)) from error
+    except BadDatabase:
+        engine.dispose()
+        raise
+    return Records(engine)
+
+
+def _engine(text: str) -> Engine:
+    try:
+        url = make_url(text)
+        if url.drivername in ("postgresql", "postgres"):
+            url = url.set(drivername="postgresql+psycopg")
+        engine = create_engine(url, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError) as error:
+        # Not the text itself: a password may stand in it.
+        raise BadDatabase(
+            "The database is no URL that is known. Expected sqlite:///PATH or "
+            "postgresql://USER:PASSWORD@HOST/NAME. Nothing was started. Correct --database or "
+            "TELLAPART_DATABASE."
+        ) from error
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"Records in {url.get_backend_name()} need a driver that is not installed "
+            f"({error.name}). Nothing was started. Install it with: "
+            f"pip install 'tellapart[postgres]'"
+        ) from error
+    if url.get_backend_name() == "sqlite":
+        _set_up_sqlite(engine, url)
+    return engine
+
+
+def _set_up_sqlite(engine: Engine, url: URL) -> None:
+    """Let readers not wait for the writer, and let commits reach the disk before they count."""
+    if url.database and url.database != ":memory:":
+        folder = Path(url.database).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise _unusable(url, error.strerror or str(error)) from error
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _: object) -> None:
+        for setting in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
+            connection.execute(f"PRAGMA {setting}").close()
+
+
+def _upgrade(connection: Connection, url: URL) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    head = ScriptDirectory.from_config(config).get_current_head()
+    if MigrationContext.configure(connection).get_current_revision() == head:
+        return
+    if connection.dialect.name == "postgresql":
+        # Two servers that start at once: the second waits, and finds all done.
+        connection.execute(select(func.pg_advisory_xact_lock(0x7E11A9A7)))
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise _unusable(url, f"it was made by a later version of tellapart ({error})") from error
+
+
+def _which(before: datetime | None, picture: str | None) -> list[ColumnElement[bool]]:
+    which = []
+    if before is not None:
+        which.append(audits.c.at < before)
+    if picture is not None:
+        which.append(audits.c.picture == picture)
+    return which
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    """Say what the driver said, without SQLAlchemy's additions, which may quote what was stored."""
+    inner = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(inner).split()) or type(inner).__name__
+
+
+def _unusable(url: URL, reason: str) -> BadDatabase:
+    shown = url.render_as_string(hide_password=True)
+    return BadDatabase(
+        f"The records at {shown} cannot be used: {reason}. Expected a database that can be read "
+        f"and written, as no audit is answered that is not recorded. Nothing was recorded. "
+        f"Check that it is there, or name another with --database URL."
+    )

@@ -1,0 +1,91 @@
+"""What a server is told before it starts: plain values, checked once."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tellapart.errors import BadModels, NotSafeToServe
+from tellapart.server.tokens import Token
+
+Thumbnails = Literal["none", "doubtful", "all"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client may ask for; beyond it, the request is refused and says so.
+
+    picture_mb, request_mb: of one picture, of a whole request. megapixels: of one picture, told by
+    its header before anything of it is decoded. pictures: in one request. upload_s: for sending a
+    request. answer_s: for all of a request. waiting: pictures that wait for the network, all
+    clients together, before others are sent away with 429. held_mb: bytes of unanswered requests.
+    rate_per_min: requests of one token, or of one address where there are no tokens; 0: any.
+    """
+
+    picture_mb: float = 20
+    request_mb: float = 100
+    megapixels: float = 50
+    pictures: int = 64
+    upload_s: float = 30
+    answer_s: float = 60
+    waiting: int = 256
+    held_mb: float = 512
+    rate_per_min: int = 3000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides how a server runs.
+
+    models: files, each served under its name without the suffix; the first is the default.
+    database: an SQLAlchemy URL. thumbnails: which audited pictures leave a small one in the
+    records. wait_s: how long the first picture of a batch waits for others that are being decoded.
+    watch_s: how often the files are looked at for new ones in their place.
+    accept, precision: as `Classifier.load` takes them.
+    """
+
+    models: tuple[Path, ...]
+    database: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    tokens: tuple[Token, ...] = ()
+    thumbnails: Thumbnails = "none"
+    limits: Limits = field(default_factory=Limits)
+    wait_s: float = 0.01
+    watch_s: float = 1.0
+    accept: float | None = None
+    precision: Literal["bf16", "f32", "int8"] | None = None
+
+    def __post_init__(self) -> None:
+        names = model_names(self.models)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise BadModels(
+                f"Two classifiers would be served as {', '.join(twice)}; expected file names that "
+                f"differ, as they are what clients ask for. Nothing was started. Rename one file."
+            )
+        if not self.tokens and not is_loopback(self.host):
+            raise NotSafeToServe(
+                f"--host {self.host} can be reached from other machines, and there are no tokens: "
+                f"anybody could ask. Expected tokens, or an address of this machine alone such as "
+                f"127.0.0.1. Nothing was started. Give tokens with --tokens FILE, a line each: "
+                f"NAME ROLE TOKEN."
+            )
+
+
+def model_names(paths: Sequence[Path]) -> list[str]:
+    """Return the names that clients use for classifier files."""
+    return [path.name.removesuffix(".tellapart") for path in paths]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address; a name other than localhost is not trusted."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
