@@ -481,7 +481,7 @@ def test_an_input_too_small_for_the_network_is_raised_and_said(
 
 def folder_split(text: Text, folders: Mapping[str, Path]) -> Any:
     """The catalog of a text's pictures, split as its recipe has it."""
-    return split(scan(folders[text.recipe]), load_recipe(text.recipe).data, {})
+    return split(scan(folders[text.recipe]), load_recipe(text.recipe), {})
 
 
 def files_of(catalog: Any, part: str) -> set[str]:
