@@ -46,6 +46,11 @@
     ├── NothingFetched          100   not one of the pictures that were asked for arrived
     ├── SearchFailed            101   the picture search refused, or was not to be reached
     ├── BadCollection           103   a folder, or classes, that cannot be collected into
+    ├── GroupingError        a gallery without labels, and the tables with its groups' names
+    │   ├── TooFewToGroup        105   fewer different pictures than groups, or none readable
+    │   ├── TablesEdited         106   a user's edits lie where new tables were to be written
+    │   ├── TablesNotFound       107   no tables of groups where names were to be read from
+    │   └── TablesDoNotFit       108   they contradict themselves, or the pictures they name
     ├── ServingError         the server and its records
     │   ├── CannotListen         110   the port is taken, or the address is not this machine's
     │   ├── NotSafeToServe       111   others could reach it, and no tokens are set

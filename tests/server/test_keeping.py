@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,13 +52,14 @@ def row(number: int, at: datetime | None = None) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL of this session's own."""
     if not POSTGRES:
         pytest.skip("PostgreSQL's programs are not in /usr/lib/postgresql")
     programs = POSTGRES[-1].parent
     user: dict[str, Any] = {}
-    folder = tmp_path_factory.mktemp("postgres")
+    # Not below pytest's folder, which no other user may enter.
+    folder = Path(tempfile.mkdtemp(prefix="tellapart-postgres-"))
     if os.getuid() == 0:
         try:
             other = pwd.getpwnam("postgres")
@@ -65,8 +67,6 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             pytest.skip("PostgreSQL refuses to run as root, and there is no user postgres")
         user = {"user": other.pw_uid, "group": other.pw_gid}
         os.chown(folder, other.pw_uid, other.pw_gid)
-        for above in (folder.parent, folder.parent.parent):
-            above.chmod(0o755)
     data, log = folder / "data", folder / "log"
 
     def run(*command: str | Path) -> None:
@@ -82,6 +82,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"postgresql://tellapart:secret@127.0.0.1:{port}/postgres"
     finally:
         run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
