@@ -374,8 +374,8 @@ def test_weights_that_are_nowhere(
         f"The weights of alexnet are not on this machine: looked for alexnet-owt-7be5be79.pth in "
         f"{tmp_path}/torch/hub/checkpoints; the hub does not have them. Backbones that work here "
         f"offline: tf_efficientnet_lite0, tf_efficientnet_lite1, tf_efficientnet_lite2, "
-        f"tf_efficientnet_lite0+lite2. Nothing was loaded. Choose one of those with --backbone, name a file with --weights, or run "
-        f"this where there is a network: python -c "
+        f"tf_efficientnet_lite0+lite2. Nothing was loaded. Choose one of those with --backbone, "
+        f"name a file with --weights, or run this where there is a network: python -c "
         f"\"import torchvision.models as m; m.alexnet(weights='DEFAULT')\""
     )
 
