@@ -194,7 +194,7 @@ def inspect_looks(catalog: Catalog, looks: Looks) -> list[Finding | None]:
         for labels in (catalog.labels[rows], catalog.labels)
     )
     notes = [
-        f"one of {n_grey[label]} among {n[label]} of {catalog.shown[label]}"
+        f"grey in {catalog.shown[label]}: {n_grey[label]} of {n[label]}"
         for label in catalog.labels[rows]
     ]
     darkest, softest = _rising(dark, looks["bright"]), _rising(blurred, -looks["blur"])
