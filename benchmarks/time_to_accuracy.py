@@ -127,8 +127,9 @@ def run_plain(stuff: Material, phase: Phase) -> Curve:
     from torchvision import transforms
 
     from tellapart.backbones.network import build_network
+    from tellapart.backbones.registry import find_backbone
 
-    catalog, backbone = stuff.catalog, stuff.extractor.backbone
+    catalog, backbone = stuff.catalog, find_backbone(stuff.extractor.name)
     network = build_network(backbone, stuff.weights)
     torch.manual_seed(0)
     network.new_head(len(catalog.classes))
@@ -175,9 +176,10 @@ def run_plain(stuff: Material, phase: Phase) -> Curve:
     optimizer = kind(groups, weight_decay=phase.weight_decay)
     train = DataLoader(Pictures("train"), phase.batch, shuffle=True, num_workers=WORKERS)
     valid = DataLoader(Pictures("valid"), BATCH, num_workers=WORKERS)
-    steps = phase.epochs * len(train)
     schedule = (
-        torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], steps)
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, [g["lr"] for g in groups], phase.epochs * len(train)
+        )
         if phase.schedule == "one-cycle"
         else torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     )

@@ -235,7 +235,7 @@ def drawn(tmp_path: Path) -> list[Path]:
 
 def test_views_are_kept_one_set_each(drawn: list[Path], own_cache: Path) -> None:
     """Numbers and augmentation name a view: the same is found again, another is computed."""
-    tiny = Extractor(find_backbone("tf_efficientnet_lite0"), STORED.graph, TINY, RUNTIME)
+    tiny = Extractor("tf_efficientnet_lite0", STORED.graph, TINY, RUNTIME)
     files = [str(path) for path in drawn], [digest(path) for path in drawn]
     quiet = Progress("quiet")
     crops = (RandomResizedCrop(), Flip())

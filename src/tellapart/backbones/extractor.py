@@ -21,7 +21,6 @@ from tellapart.backbones.activations import (
 from tellapart.backbones.device import Device
 from tellapart.backbones.frozen import FrozenBackbone
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
-from tellapart.backbones.registry import Backbone
 from tellapart.backbones.weights import Weights
 from tellapart.data.augmentation import Augmentation, read_views, view_generator
 from tellapart.data.pixels import Pixels, Preprocessing, read_pixels
@@ -49,10 +48,11 @@ class Computed:
 class Extractor:
     """A frozen graph from pixels to one output, ready to run over picture files.
 
+    name: the backbone's, or what a classifier's manifest says it is.
     output: "features" (D,), or "activations": what enters a cut, (C, H, W) or (D,).
     """
 
-    backbone: Backbone
+    name: str
     graph: bytes
     preprocessing: Preprocessing
     runtime: Runtime
@@ -101,9 +101,7 @@ class Extractor:
         return sets
 
     def _set(self, view: str) -> KeptSet:
-        return kept_set(
-            self.backbone.name, self.graph, self.preprocessing, self.runtime, self.output, view
-        )
+        return kept_set(self.name, self.graph, self.preprocessing, self.runtime, self.output, view)
 
     def _read_plain(self, path: str, digest: bytes, wanted: tuple[int, ...]) -> list[Pixels]:
         return [read_pixels(path, self.preprocessing)]
@@ -128,7 +126,7 @@ def open_extractor(
 
         network = build_network(frozen.backbone, weights)
         runtime = TorchRuntime(network, preprocessing, device, flip=flip)
-    return Extractor(frozen.backbone, frozen.graph, preprocessing, runtime)
+    return Extractor(frozen.backbone.name, frozen.graph, preprocessing, runtime)
 
 
 def open_prefix(
@@ -144,7 +142,7 @@ def open_prefix(
         from tellapart.backbones.torch_runtime import TorchRuntime
 
         runtime = TorchRuntime(network, preprocessing, device, stop=network.cut_index(cut))
-    return Extractor(network.backbone, graph, preprocessing, runtime, "activations")
+    return Extractor(network.backbone.name, graph, preprocessing, runtime, "activations")
 
 
 def open_finished(
@@ -157,4 +155,4 @@ def open_finished(
         from tellapart.backbones.torch_runtime import TorchRuntime
 
         runtime = TorchRuntime(network, preprocessing, device, flip=flip)
-    return Extractor(network.backbone, graph, preprocessing, runtime)
+    return Extractor(network.backbone.name, graph, preprocessing, runtime)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tellapart.backbones.activations import KeptSet
+from tellapart.backbones.extractor import Extractor
 from tellapart.bundle.bundle import open_bundle
 from tellapart.data.catalog import SetAside
 from tellapart.data.hashing import hash_files
@@ -24,10 +25,10 @@ from tellapart.evaluation.sheet import Contact, ContactGroup, render_contact_she
 from tellapart.files import check_writable, replacing, write_atomically
 from tellapart.pipeline.unlabelled import (
     BATCH,
-    Eyes,
     Gallery,
     batches,
     find_pictures,
+    look,
     open_eyes,
     open_gallery,
 )
@@ -110,8 +111,8 @@ def write_features(
     check_writable(target, ELSEWHERE)
     found = _pictures(data, progress)
     eyes = open_eyes(backbone, open_bundle(model) if model else None, device, progress)
-    kept, unreadable, n_computed = eyes.look(found.paths, found.digests, progress)
-    found = found.without(unreadable)
+    kept, filled = look(eyes, found.paths, found.digests, progress)
+    found = found.without(filled.unreadable)
     if not found.paths:
         first = found.left[-1]
         raise NoReadablePicture(
@@ -128,7 +129,7 @@ def write_features(
         n_features=n_features,
         n_labelled=sum(label is not None for label in found.labels),
         backbone=eyes.name,
-        n_computed=n_computed,
+        n_computed=filled.n_computed,
         left=tuple(found.left),
     )
 
@@ -154,7 +155,7 @@ def _pictures(data: DataSource, progress: Progress) -> _Pictures:
 
 
 def _write_parquet(
-    path: Path, found: _Pictures, kept: KeptSet, kind: np.dtype[Any], eyes: Eyes
+    path: Path, found: _Pictures, kept: KeptSet, kind: np.dtype[Any], eyes: Extractor
 ) -> None:
     arrow = load_pyarrow()
     n_features = len(kept.get(found.digests[0]))
@@ -186,7 +187,7 @@ def _write_parquet(
 
 
 def _write_npz(
-    path: Path, found: _Pictures, kept: KeptSet, kind: np.dtype[Any], eyes: Eyes
+    path: Path, found: _Pictures, kept: KeptSet, kind: np.dtype[Any], eyes: Extractor
 ) -> None:
     """Write the columns as arrays of the same names; no label and no split are ""."""
     shape = (len(found.paths), len(kept.get(found.digests[0])))
@@ -263,8 +264,8 @@ def find_similar(
     seen = open_gallery(folder, eyes, progress)
     hashed, errors = hash_files(wanted, None, progress)
     digests: list[bytes] = hashed.tolist()
-    kept, unreadable, _ = eyes.look(wanted, digests, progress)
-    errors = {**unreadable, **errors}
+    kept, filled = look(eyes, wanted, digests, progress)
+    errors = {**filled.unreadable, **errors}
     answers = _answers(wanted, digests, errors, kept, seen, top)
     if len(errors) == len(wanted):
         raise NoReadablePicture(

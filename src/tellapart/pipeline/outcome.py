@@ -334,7 +334,7 @@ def make_result(
         counts={name: int((catalog.splits == name).sum()) for name in SPLITS},
         scores=judgement.scores,
         scored_split=judgement.scored_split,
-        backbone=material.extractor.backbone.name,
+        backbone=material.extractor.name,
         device=material.device,
         recipe=material.recipe.name,
         phases=tuple(material.history.phases),
@@ -358,7 +358,7 @@ def make_manifest(result: TrainResult, material: Material, judgement: Judgement)
         classes=catalog.classes,
         display_names=dict(catalog.display_names),
         preprocessing=extractor.preprocessing,
-        backbone=extractor.backbone.name,
+        backbone=extractor.name,
         backbone_licence=material.weights.licence,
         weights_origin=material.weights.origin,
         calibration=Calibration(

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.backbones.activations import KeptSet, Runtime, fill, kept_set
+from tellapart.backbones.activations import Filled, KeptSet
 from tellapart.backbones.cache import prune
 from tellapart.backbones.device import choose_device
-from tellapart.backbones.extractor import open_extractor
+from tellapart.backbones.extractor import Extractor, open_extractor
 from tellapart.backbones.frozen import freeze
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.registry import DEFAULT_BACKBONE, find_backbone
@@ -20,7 +20,6 @@ from tellapart.backbones.weights import find_weights
 from tellapart.bundle.bundle import Bundle
 from tellapart.data.catalog import SetAside, tell_not_entered, walk
 from tellapart.data.hashing import hash_files
-from tellapart.data.pixels import Pixels, Preprocessing, read_pixels
 from tellapart.errors import DataNotFound, NoReadablePicture
 from tellapart.progress import Progress
 
@@ -28,27 +27,13 @@ from tellapart.progress import Progress
 BATCH = 2048
 
 
-@dataclass(frozen=True, eq=False)
-class Eyes:
-    """A frozen network ready to give features, and what they are kept under."""
-
-    name: str
-    graph: bytes
-    preprocessing: Preprocessing
-    runtime: Runtime
-
-    def look(
-        self, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
-    ) -> tuple[KeptSet, dict[int, str], int]:
-        """Return the kept features of the files, row -> why unreadable, and how many are new."""
-        kept = kept_set(self.name, self.graph, self.preprocessing, self.runtime, "features")
-
-        def read(path: str, digest: bytes, wanted: tuple[int, ...]) -> list[Pixels]:
-            return [read_pixels(path, self.preprocessing)]
-
-        filled = fill(paths, digests, read, self.runtime, [kept], progress)
-        prune()
-        return kept, filled.unreadable, filled.n_computed
+def look(
+    eyes: Extractor, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
+) -> tuple[KeptSet, Filled]:
+    """Return the kept features of the files, and what was done for it; the cache stays bounded."""
+    kept, filled = eyes.plain(paths, digests, progress)
+    prune()
+    return kept, filled
 
 
 def open_eyes(
@@ -56,23 +41,23 @@ def open_eyes(
     bundle: Bundle | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-) -> Eyes:
+) -> Extractor:
     """Prepare a backbone by name, or the network of a classifier, which needs no torch ever.
 
     Raises:
         UnknownBackbone, WeightsNotFound, MissingExtra, DeviceNotAvailable.
     """
     if bundle is not None:
-        runtime: Runtime = OpenVinoRuntime(bundle.graph)
-        return Eyes(bundle.manifest.backbone, bundle.graph, bundle.manifest.preprocessing, runtime)
+        manifest = bundle.manifest
+        runtime = OpenVinoRuntime(bundle.graph)
+        return Extractor(manifest.backbone, bundle.graph, manifest.preprocessing, runtime)
     found = find_backbone(backbone or DEFAULT_BACKBONE)
     chosen = choose_device(device)
     weights = find_weights(found)
     frozen = freeze(found, weights)
     if frozen.not_kept and progress:
         progress.say(f"Going on without keeping the network: {frozen.not_kept}")
-    ready = open_extractor(frozen, weights, found.preprocessing, chosen)
-    return Eyes(found.name, ready.graph, ready.preprocessing, ready.runtime)
+    return open_extractor(frozen, weights, found.preprocessing, chosen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +94,7 @@ def batches(kept: KeptSet, digests: Sequence[bytes]) -> Iterator[NDArray[np.floa
         kept.forget()
 
 
-def open_gallery(folder: str | Path, eyes: Eyes, progress: Progress) -> Gallery:
+def open_gallery(folder: str | Path, eyes: Extractor, progress: Progress) -> Gallery:
     """Find the pictures below a folder, and look at those whose features are not kept yet.
 
     Raises:
@@ -122,10 +107,10 @@ def open_gallery(folder: str | Path, eyes: Eyes, progress: Progress) -> Gallery:
     able = [row for row in range(len(paths)) if row not in unopened]
     there = [paths[row] for row in able]
     known = [digests[row] for row in able]
-    kept, unreadable, n_computed = eyes.look(there, known, progress)
+    kept, filled = look(eyes, there, known, progress)
     left += [SetAside(paths[row], why) for row, why in unopened.items()]
-    left += [SetAside(there[row], why) for row, why in unreadable.items()]
-    read = [row for row in range(len(there)) if row not in unreadable]
+    left += [SetAside(there[row], why) for row, why in filled.unreadable.items()]
+    read = [row for row in range(len(there)) if row not in filled.unreadable]
     if not read:
         first = f" The first, {left[-1].path}, {left[-1].reason}." if left else ""
         raise NoReadablePicture(
@@ -142,7 +127,7 @@ def open_gallery(folder: str | Path, eyes: Eyes, progress: Progress) -> Gallery:
         np.array(picture, dtype=np.int64),
         kept,
         tuple(left),
-        n_computed,
+        filled.n_computed,
     )
 
 

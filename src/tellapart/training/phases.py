@@ -86,7 +86,7 @@ class Material:
     def about(self) -> dict[str, Any]:
         """Return what a checkpoint says of itself."""
         return {
-            "arch": self.extractor.backbone.name,
+            "arch": self.extractor.name,
             "weights": self.weights.origin,
             "n_classes": len(self.catalog.classes),
             "recipe": self.recipe.name,

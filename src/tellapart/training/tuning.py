@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from tellapart.backbones.activations import KeptSet
-from tellapart.backbones.cache import cache_folder
 from tellapart.backbones.extractor import Computed, Extractor, open_finished, open_prefix
 from tellapart.backbones.network import Normalise, build_network, export_graph, export_tail
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
+from tellapart.backbones.registry import find_backbone
 from tellapart.backbones.structure import Structure, describe
 from tellapart.data.augmentation import Flip
 from tellapart.data.pixels import Pixels, decode_many, read_pixels
 from tellapart.errors import TrainingDiverged, UnreadablePicture
+from tellapart.files import cache_folder
 from tellapart.training.checkpoint import CheckpointFile, load_module
 from tellapart.training.finetune import (
     Circumstances,
@@ -111,7 +112,7 @@ class Tuner:
     def __init__(self, material: Material) -> None:
         self._material = material
         # The backbone's own weights; the head is that of the classes from the first phase on.
-        self.network = build_network(material.extractor.backbone, material.weights)
+        self.network = build_network(find_backbone(material.extractor.name), material.weights)
         self.fabric = open_fabric(material.device)
         self._prefixes: dict[tuple[str | None, int], Extractor] = {}
         # Counts the times that the body changed: what was cut before is another prefix then.
@@ -254,7 +255,7 @@ class Tuner:
         """Decide cut and views by the number of pictures and the room on the disk."""
         material = self._material
         if phase.cut == "auto":
-            tail = material.extractor.backbone.tail
+            tail = self.network.backbone.tail
             cut = choose_cut(self.network.cuts, tail, self._n("train"))
             phase = phase.model_copy(update={"cut": cut})
         if phase.kept_views is None:
