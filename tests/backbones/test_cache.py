@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tellapart.backbones.cache import cache_folder, describe, kept_items, mark_used, prune
+from tellapart.backbones.cache import describe, kept_items, mark_used, prune
 from tellapart.errors import NotWritable
+from tellapart.files import cache_folder
 
 COME_AND_GO = """
 import pathlib, sys

@@ -31,10 +31,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.backbones.cache import cache_folder, describe, mark_used
+from tellapart.backbones.cache import describe, mark_used
 from tellapart.data.pixels import Pixels, Preprocessing, decode_many
 from tellapart.errors import OutputError, UnreadablePicture
-from tellapart.files import ELSEWHERE_KEPT, write_atomically
+from tellapart.files import ELSEWHERE_KEPT, cache_folder, write_atomically
 from tellapart.progress import Progress
 
 # A shard is written when it holds this many pictures or is this old: what a kill can lose.

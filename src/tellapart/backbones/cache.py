@@ -14,16 +14,6 @@ from pathlib import Path
 
 from tellapart.files import ELSEWHERE_KEPT, cache_folder, output_error, write_atomically
 
-__all__ = [
-    "DEFAULT_LIMIT_GB",
-    "KeptItem",
-    "cache_folder",
-    "describe",
-    "kept_items",
-    "mark_used",
-    "prune",
-]
-
 DEFAULT_LIMIT_GB = 10.0
 
 

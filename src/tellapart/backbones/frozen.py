@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
-from tellapart.backbones.cache import cache_folder, describe, mark_used
+from tellapart.backbones.cache import describe, mark_used
 from tellapart.backbones.registry import Backbone
 from tellapart.backbones.weights import Weights
 from tellapart.data.pixels import Preprocessing
 from tellapart.errors import MissingExtra, OutputError
-from tellapart.files import ELSEWHERE_KEPT, write_atomically
+from tellapart.files import ELSEWHERE_KEPT, cache_folder, write_atomically
 
 
 @dataclass(frozen=True)

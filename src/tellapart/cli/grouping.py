@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,7 @@ from tellapart.cli.options import (
 from tellapart.cli.sorting import How, carry_out, show_plan
 
 if TYPE_CHECKING:
+    from tellapart.data.catalog import SetAside
     from tellapart.pipeline import Answer, Grouped
 
 # So many groups are named on the terminal; the page and --json have all.
@@ -147,9 +149,7 @@ def features(
         return
     print(f"{found.out}: {found.n} pictures, {found.n_features} features each ({found.backbone})")
     print(f"With a label: {found.n_labelled}. Computed now: {found.n_computed}, else kept before.")
-    if found.left:
-        print(f"Left out: {len(found.left)}; the first, {found.left[0].path}")
-        print(f"    {found.left[0].reason}")
+    _tell_left(found.left)
 
 
 def similar(
@@ -212,9 +212,7 @@ def _show_groups(found: Grouped, gallery: Path, out: Path | None) -> None:
     print()
     if found.n_none:
         print(f"Unlike all groups: {found.n_none}")
-    if found.left:
-        print(f"Left out: {len(found.left)}; the first, {found.left[0].path}")
-        print(f"    {found.left[0].reason}")
+    _tell_left(found.left)
     if found.n_folders > 1:
         print(f"They lie in {found.n_folders} folders, whose names were not used. If these are")
         print(f"their classes, learn from them: tellapart train {quoted(gallery)}")
@@ -225,6 +223,12 @@ def _show_groups(found: Grouped, gallery: Path, out: Path | None) -> None:
     if found.next:
         print(f"Most worth a label: the {len(found.next)} pictures of next.csv, for")
         print(f"    tellapart train {quoted(found.folder / 'next.csv')} --root {quoted(gallery)}")
+
+
+def _tell_left(left: Sequence[SetAside]) -> None:
+    if left:
+        print(f"Left out: {len(left)}; the first, {left[0].path}")
+        print(f"    {left[0].reason}")
 
 
 def _refuse(why: str, **given: object) -> None:

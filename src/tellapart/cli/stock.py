@@ -159,13 +159,14 @@ def cache(
 ) -> None:
     """Show what is kept between runs, and make room. Deleting only costs computing it again."""
     from tellapart.backbones import cache as kept
+    from tellapart.files import cache_folder
 
     deleted = kept.prune(0.0 if clear else max_gb) if prune or clear else []
     items = kept.kept_items()
     if as_json:
         print_json(
             {
-                "folder": str(kept.cache_folder()),
+                "folder": str(cache_folder()),
                 "size_mb": round(sum(item.size_mb for item in items), 3),
                 "deleted": [str(item.path) for item in deleted],
                 "items": [
@@ -178,7 +179,7 @@ def cache(
         return
     if deleted:
         print(f"Deleted {len(deleted)} entries, {sum(i.size_mb for i in deleted):.0f} MB.")
-    print(f"{kept.cache_folder()}: {sum(item.size_mb for item in items):.0f} MB")
+    print(f"{cache_folder()}: {sum(item.size_mb for item in items):.0f} MB")
     if items:
         table(
             ["kind", "MB", "what"],

@@ -155,7 +155,7 @@ def scan(root: str | Path, progress: Progress | None = None, min_classes: int = 
     """
     progress = progress or Progress("quiet")
     root = Path(root).expanduser()
-    trouble = _no_folder(root)
+    trouble = no_folder(root)
     if trouble:
         name = root.name or "photos"
         raise DataNotFound(
@@ -409,7 +409,7 @@ def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
         return False, False
 
 
-def _no_folder(path: Path) -> str | None:
+def no_folder(path: Path) -> str | None:
     """Say why a path is no folder; None if it is one."""
     try:
         if path.is_dir():

@@ -8,10 +8,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tellapart.evaluation.neighbours import unit
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -54,7 +55,7 @@ class Projection:
 
     def points(self, features: NDArray[np.float16]) -> Floats:
         """Return (N, R) float32 points of length one for features (N, D)."""
-        return _unit((_unit(features.astype(np.float32)) - self.mean) @ self.directions)
+        return unit((unit(features) - self.mean) @ self.directions)
 
 
 def fit_projection(batches: Iterable[NDArray[np.float16]]) -> Projection:
@@ -63,7 +64,7 @@ def fit_projection(batches: Iterable[NDArray[np.float16]]) -> Projection:
     total: NDArray[np.float64] = np.zeros(0)
     square: NDArray[np.float64] = np.zeros((0, 0))
     for batch in batches:
-        rows = _unit(batch.astype(np.float32))
+        rows = unit(batch)
         if not n:
             D = rows.shape[1]
             total, square = np.zeros(D), np.zeros((D, D))
@@ -120,14 +121,14 @@ def without_strangers(
     """
     means = np.zeros((groups.count, 0), dtype=np.float32)
     for of, batch in _beside(groups.of, batches()):
-        rows = _unit(batch.astype(np.float32))
+        rows = unit(batch)
         if not means.shape[1]:
             means = np.zeros((groups.count, rows.shape[1]), dtype=np.float32)
         np.add.at(means, of, rows)
-    means = _unit(means)
+    means = unit(means)
     alike = np.concatenate(
         [
-            np.einsum("nd,nd->n", _unit(batch.astype(np.float32)), means[of])
+            np.einsum("nd,nd->n", unit(batch), means[of])
             for of, batch in _beside(groups.of, batches())
         ]
     )
@@ -200,12 +201,12 @@ def most_similar(
 
     batches: (n, D) features, read once; rows are counted through all of them.
     """
-    asked = _unit(wanted.astype(np.float32))
+    asked = unit(wanted)
     rows = np.zeros((len(wanted), 0), dtype=np.int64)
     values = np.zeros((len(wanted), 0), dtype=np.float32)
     start = 0
     for batch in batches:
-        here = asked @ _unit(batch.astype(np.float32)).T
+        here = asked @ unit(batch).T
         values = np.concatenate([values, here], axis=1)
         numbers = np.broadcast_to(np.arange(start, start + len(batch)), here.shape)
         rows = np.concatenate([rows, numbers], axis=1)
@@ -228,7 +229,7 @@ def _centres(points: Floats, count: int, rng: np.random.Generator) -> Floats:
         # Where pictures look the same there are fewer middles than were asked for.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found.fit(some)
-    return _unit(np.asarray(found.cluster_centers_, dtype=np.float32))
+    return unit(found.cluster_centers_)
 
 
 def _nearest(points: Floats, centres: Floats) -> tuple[Rows, Floats, Floats]:
@@ -280,8 +281,3 @@ def _sample(n: int, most: int, rng: np.random.Generator) -> Rows:
 
 def _n_different(points: Floats) -> int:
     return len(np.unique(np.round(points, 4), axis=0))
-
-
-def _unit(rows: NDArray[Any]) -> Floats:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(length, 1e-6), dtype=np.float32)

@@ -39,7 +39,7 @@ def neighbours(features: NDArray[Any], k: int) -> tuple[Pairs, Floats]:
     features: (N, D) of any real type. k is at most N - 1. Exact up to EXACT_UP_TO rows; beyond, by
     an index of small worlds (HNSW), which misses some of the farther ones.
     """
-    rows = _unit(features)
+    rows = unit(features)
     k = min(k, len(rows) - 1)
     if k < 1:
         return np.zeros((len(rows), 0), dtype=np.int64), np.zeros((len(rows), 0), np.float32)
@@ -83,7 +83,7 @@ def near_duplicates(
     pairs = pairs[(_different_bits(hashes, pairs) <= SAME_BITS) & ~flat[pairs].any(axis=1)]
     if features is None or nearest is None:
         return pairs
-    rows = _unit(features)
+    rows = unit(features)
     pairs = pairs[_cosines(rows, pairs) >= DIFFERENT_COSINE]
     more = _pairs(nearest[0])
     cosine = _cosines(rows, more)
@@ -131,7 +131,7 @@ def _candidates(rows: Floats, k: int) -> Pairs:
         some = rows[:: max(1, len(rows) // 4096)]
         centre = some.mean(axis=0)
         _, directions = np.linalg.eigh((some - centre).T @ (some - centre))
-        shown = _unit((rows - centre) @ directions[:, -INDEX_DIMENSIONS:])
+        shown = unit((rows - centre) @ directions[:, -INDEX_DIMENSIONS:])
     index = voyager.Index(
         voyager.Space.InnerProduct,
         num_dimensions=shown.shape[1],
@@ -163,8 +163,8 @@ def _cosines(rows: Floats, pairs: Pairs) -> Floats:
     return found
 
 
-def _unit(rows: NDArray[Any]) -> Floats:
-    """Return rows of length one, as float32; rows of zeros stay."""
+def unit(rows: NDArray[Any]) -> Floats:
+    """Return rows (N, D) of length one, as float32; those of no length stay as they are."""
     long = rows.astype(np.float32)
-    long /= np.maximum(np.linalg.norm(long, axis=1, keepdims=True), 1e-12)
+    long /= np.maximum(np.linalg.norm(long, axis=1, keepdims=True), 1e-6)
     return np.asarray(long)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from tellapart.data.catalog import SPLITS, Catalog
 from tellapart.errors import UnknownFinding
 from tellapart.evaluation.neighbours import groups_of
 from tellapart.files import check_writable, write_atomically
+from tellapart.inference.outputs import csv_line
 from tellapart.pipeline.inspecting import Inspection, check_kinds
 
 ELSEWHERE = "choose another place"
@@ -130,9 +129,9 @@ def write_clean(found: Inspection, path: Path, drop: Sequence[str] = ()) -> Clea
     left_out = dict(found.unreadable)
     left_out |= {str(catalog.paths[row]): REASONS[kind] for row, kind in sorted(why.items())}
     reasons_path = path.with_name(f"{path.stem}-left-out.csv")
-    write_atomically(path, _csv([columns, *lines]), ELSEWHERE)
+    write_atomically(path, "".join(map(csv_line, [columns, *lines])), ELSEWHERE)
     rest = [["path", "why"], *(list(one) for one in left_out.items())]
-    write_atomically(reasons_path, _csv(rest), ELSEWHERE)
+    write_atomically(reasons_path, "".join(map(csv_line, rest)), ELSEWHERE)
     return Cleaned(
         path=path,
         reasons_path=reasons_path,
@@ -196,9 +195,3 @@ def _groups(found: Inspection, rows: NDArray[np.int64]) -> list[str] | None:
                     own[row] = f"near-{number}"
     groups = [own[row] for row in rows.tolist()]
     return groups if any(groups) else None
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

@@ -13,20 +13,19 @@ import numpy as np
 from tellapart.backbones.activations import KeptSet
 from tellapart.backbones.extractor import Extractor
 from tellapart.bundle.bundle import open_bundle
-from tellapart.data.catalog import SetAside
+from tellapart.data.catalog import SetAside, walk
 from tellapart.data.hashing import hash_files
-from tellapart.data.pixels import Pixels, decode_many
 from tellapart.data.reading import DataSource, read_catalog
 from tellapart.data.tables import load_pyarrow
-from tellapart.data.thumbnails import shrunk, webp
-from tellapart.errors import DataNotFound, NoReadablePicture, NotWritable, UnreadablePicture
+from tellapart.errors import DataNotFound, NoReadablePicture, NotWritable
 from tellapart.evaluation.grouping import most_similar
-from tellapart.evaluation.sheet import Contact, ContactGroup, render_contact_sheet
+from tellapart.evaluation.sheet import ContactGroup, render_contact_sheet
 from tellapart.files import check_writable, replacing, write_atomically
 from tellapart.pipeline.unlabelled import (
     BATCH,
     Gallery,
     batches,
+    contacts,
     find_pictures,
     look,
     open_eyes,
@@ -137,13 +136,14 @@ def write_features(
 def _pictures(data: DataSource, progress: Progress) -> _Pictures:
     """Read labelled pictures, or a folder with nothing but pictures straight in it."""
     root = Path(data.path).expanduser().absolute()
-    if root.is_dir() and not data.pattern:
+    # The first one below it tells: a large tree need not be walked twice.
+    straight = (Path(path).parent == root for path in walk(root, lambda _: None))
+    if root.is_dir() and not data.pattern and all(straight):
         paths, left = find_pictures(root, progress)
-        if all(Path(path).parent == root for path in paths):
-            progress.say(f"{len(paths)} pictures straight in {root}: they have no labels.")
-            digests, unopened = hash_files(paths, root, progress)
-            none: list[str | None] = [None] * len(paths)
-            return _Pictures(paths, digests.tolist(), none, list(none), left).without(unopened)
+        progress.say(f"{len(paths)} pictures straight in {root}: they have no labels.")
+        digests, unopened = hash_files(paths, root, progress)
+        none: list[str | None] = [None] * len(paths)
+        return _Pictures(paths, digests.tolist(), none, list(none), left).without(unopened)
     catalog = read_catalog(data, progress, min_classes=1)
     return _Pictures(
         catalog.paths.tolist(),
@@ -319,14 +319,10 @@ def _page(answers: Sequence[Answer], seen: Gallery) -> str:
     for one in shown:
         paths = [one.picture, *(other.path for other in one.similar)]
         notes = ["asked about", *(_note(other) for other in one.similar)]
-        contacts = [
-            Contact(webp(small), Path(path).name, note)
-            for path, note, small in zip(paths, notes, decode_many(paths, _small), strict=True)
-            if not isinstance(small, UnreadablePicture)
-        ]
         about = one.error or f"the {len(one.similar)} most similar"
+        pictures = contacts(paths, notes, THUMBNAIL_PX)
         sections.append(
-            ContactGroup(Path(one.picture).name, about, one.error is not None, contacts)
+            ContactGroup(Path(one.picture).name, about, one.error is not None, pictures)
         )
     about = f"Looked for among {len(seen.paths)} pictures of {seen.root}."
     if len(shown) < len(answers):
@@ -336,7 +332,3 @@ def _page(answers: Sequence[Answer], seen: Gallery) -> str:
 
 def _note(one: Similar) -> str:
     return "the same file" if one.same_file else f"{one.similarity:.2f}"
-
-
-def _small(path: str) -> Pixels:
-    return shrunk(path, THUMBNAIL_PX)

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from tellapart.bundle.bundle import Bundle, open_bundle
 from tellapart.data.catalog import SetAside
-from tellapart.data.pixels import Pixels, decode_many
-from tellapart.data.thumbnails import shrunk, webp
-from tellapart.errors import TooFewToGroup, UnreadablePicture, listed
+from tellapart.errors import TooFewToGroup, listed
 from tellapart.evaluation.grouping import (
     Groups,
     choose_doubtful,
@@ -26,7 +24,7 @@ from tellapart.evaluation.grouping import (
     fit_projection,
     without_strangers,
 )
-from tellapart.evaluation.sheet import Contact, ContactGroup, render_contact_sheet
+from tellapart.evaluation.sheet import ContactGroup, render_contact_sheet
 from tellapart.files import write_atomically
 from tellapart.inference.classifier import Classifier
 from tellapart.pipeline.naming import (
@@ -39,7 +37,7 @@ from tellapart.pipeline.naming import (
     shown_path,
     write_tables,
 )
-from tellapart.pipeline.unlabelled import Gallery, open_eyes, open_gallery
+from tellapart.pipeline.unlabelled import Gallery, contacts, open_eyes, open_gallery
 from tellapart.progress import Progress
 
 PAGE = "groups.html"
@@ -296,16 +294,7 @@ class _Album:
         self, name: str, about: str, rows: Rows, notes: Sequence[str], unsure: bool = False
     ) -> ContactGroup:
         paths = [self.seen.paths[row] for row in rows]
-        contacts = [
-            Contact(webp(small), Path(path).name, note)
-            for path, note, small in zip(paths, notes, decode_many(paths, _small), strict=True)
-            if not isinstance(small, UnreadablePicture)
-        ]
-        return ContactGroup(name, about, unsure, contacts)
-
-
-def _small(path: str) -> Pixels:
-    return shrunk(path, THUMBNAIL_PX)
+        return ContactGroup(name, about, unsure, contacts(paths, notes, THUMBNAIL_PX))
 
 
 def _doubts(classifier: Classifier, seen: Gallery) -> tuple[NDArray[np.float32], list[str]]:

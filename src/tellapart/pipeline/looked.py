@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.backbones.activations import decoder_identity
-from tellapart.backbones.cache import cache_folder, describe, mark_used
+from tellapart.backbones.cache import describe, mark_used
 from tellapart.data.catalog import Catalog
 from tellapart.data.looks import LOOK, Looked, read_looks
 from tellapart.errors import OutputError, UnreadablePicture
-from tellapart.files import ELSEWHERE_KEPT, write_atomically
+from tellapart.files import ELSEWHERE_KEPT, cache_folder, write_atomically
 from tellapart.progress import Progress
 
 _RECORD = np.dtype([("digest", "S32"), ("look", LOOK)])

@@ -18,9 +18,12 @@ from tellapart.backbones.openvino_runtime import OpenVinoRuntime
 from tellapart.backbones.registry import DEFAULT_BACKBONE, find_backbone
 from tellapart.backbones.weights import find_weights
 from tellapart.bundle.bundle import Bundle
-from tellapart.data.catalog import SetAside, tell_not_entered, walk
+from tellapart.data.catalog import SetAside, no_folder, tell_not_entered, walk
 from tellapart.data.hashing import hash_files
-from tellapart.errors import DataNotFound, NoReadablePicture
+from tellapart.data.pixels import decode_many
+from tellapart.data.thumbnails import shrunk, webp
+from tellapart.errors import DataNotFound, NoReadablePicture, UnreadablePicture
+from tellapart.evaluation.sheet import Contact
 from tellapart.progress import Progress
 
 # Pictures whose features are in memory at once.
@@ -137,10 +140,10 @@ def find_pictures(root: Path, progress: Progress) -> tuple[list[str], list[SetAs
     Raises:
         DataNotFound, NoReadablePicture.
     """
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
+    trouble = no_folder(root)
+    if trouble:
         raise DataNotFound(
-            f"{root} {what}. Expected a folder of pictures. Nothing was read. Check the path."
+            f"{root} {trouble}. Expected a folder of pictures. Nothing was read. Check the path."
         )
     aside: list[SetAside] = []
     paths, left = [], []
@@ -158,3 +161,16 @@ def find_pictures(root: Path, progress: Progress) -> tuple[list[str], list[SetAs
             f"looked through, hidden ones are not. Nothing was written. Check the path."
         )
     return paths, left
+
+
+def contacts(paths: Sequence[str], notes: Sequence[str], side_px: int) -> list[Contact]:
+    """Make pictures small for a page, each with its note; one that is gone since is left out."""
+
+    def small(path: str) -> bytes:
+        return webp(shrunk(path, side_px))
+
+    return [
+        Contact(one, Path(path).name, note)
+        for path, note, one in zip(paths, notes, decode_many(paths, small), strict=True)
+        if not isinstance(one, UnreadablePicture)
+    ]
