@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from tellapart.data.thumbnails import data_uri
+from tellapart.evaluation.pages import page_template
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def render_diagnosis(shown: Diagnosis) -> str:
     most = max([*(sheet.n for sheet in shown.sheets), 1])
     tallest = max([*shown.light, 1])
     bars = [round(100 * n / tallest, 1) for n in shown.light]
-    return _render("inspect.html.jinja", shown=shown, most=most, bars=bars)
+    return page_template("inspect.html.jinja").render(shown=shown, most=most, bars=bars)
 
 
 def render_picture(
@@ -94,20 +93,6 @@ def render_picture(
     notes: Sequence[str],
 ) -> str:
     """Return the page of one picture with its channels; it opens offline."""
-    return _render(
-        "picture.html.jinja", title=title, channels=channels, facts=facts, exif=exif, notes=notes
+    return page_template("picture.html.jinja").render(
+        title=title, channels=channels, facts=facts, exif=exif, notes=notes
     )
-
-
-def _render(template: str, **values: Any) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("tellapart", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = data_uri
-    return environment.get_template(template).render(**values)

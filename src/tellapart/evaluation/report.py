@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.inspection import Finding
-from tellapart.data.thumbnails import data_uri
 from tellapart.evaluation.calibration import Reliability
 from tellapart.evaluation.charts import (
     EpochChart,
@@ -32,6 +31,7 @@ from tellapart.evaluation.charts import (
 )
 from tellapart.evaluation.curves import CurvePoint, rate_changes
 from tellapart.evaluation.decision import Rules, TradePoint
+from tellapart.evaluation.pages import page_template
 from tellapart.evaluation.scores import ClassScore, Interval, Scores
 
 # Up to so many classes the counts of the confusion matrix fit on a page and can be read.
@@ -228,23 +228,12 @@ def render(report: Report) -> str:
 
     Style, charts and thumbnails are inside it; names of classes and files are escaped.
     """
-    from jinja2 import Environment, StrictUndefined
-
     from tellapart.evaluation.figures import as_json
 
-    page = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page.filters |= {
-        "percent": percent,
-        "duration": _duration,
-        "loss": _loss,
-        "data_uri": data_uri,
-    }
-    sources = files("tellapart.evaluation")
-    script = sources.joinpath("report.js").read_text("utf-8")
+    page = page_template("report.html.jinja", percent=percent, duration=_duration, loss=_loss)
+    script = files("tellapart.evaluation").joinpath("report.js").read_text("utf-8")
     scores, answered = report.scores, report.answered
-    return page.from_string(sources.joinpath("report.html.jinja").read_text("utf-8")).render(
+    return page.render(
         report=report,
         scores=scores,
         script=script,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.thumbnails import data_uri, jpeg
+from tellapart.data.thumbnails import jpeg
+from tellapart.evaluation.pages import page_template
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ def render_sheet(title: str, about: str, rows: Sequence[SheetRow]) -> str:
         {"name": row.name, "path": row.path, "views": [jpeg(view, 85) for view in row.views]}
         for row in rows
     ]
-    return _render("sheet.html.jinja", title=title, about=about, rows=pictures)
+    return page_template("sheet.html.jinja").render(title=title, about=about, rows=pictures)
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,6 @@ def render_contact_sheet(
     what: str = "what would go where",
 ) -> str:
     """Return a page that shows what would go where, or what else there is; it opens offline."""
-    return _render(
-        "contact.html.jinja", title=title, about=about, groups=groups, notes=notes, what=what
+    return page_template("contact.html.jinja").render(
+        title=title, about=about, groups=groups, notes=notes, what=what
     )
-
-
-def _render(template: str, **values: Any) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("tellapart", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["data_uri"] = data_uri
-    return environment.get_template(template).render(**values)
