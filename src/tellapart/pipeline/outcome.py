@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -215,8 +216,12 @@ class Judgement:
         strange = None if self.familiar is None else self.familiar.strangeness(features, probs)
         return decide(probs, strange, self.rules)
 
+    @cached_property
     def of_scored(self) -> tuple[Floats, Decisions]:
-        """Return probabilities (N, K) and decisions of the pictures that score."""
+        """Probabilities (N, K) and decisions of the pictures that score.
+
+        Telling strangers takes seconds on thousands of pictures, so that is done once.
+        """
         if self.folded is not None:
             return self.folded.probs, self.folded.decisions
         features = self.features[self.scored]
@@ -482,7 +487,7 @@ def _judged(catalog: Catalog, judgement: Judgement) -> Judged | None:
     rows = np.flatnonzero(judgement.scored)
     if not len(rows):
         return None
-    probs, decisions = judgement.of_scored()
+    probs, decisions = judgement.of_scored
     return Judged(
         paths=[str(path) for path in catalog.paths[rows]],
         labels=catalog.labels[rows],
@@ -496,7 +501,7 @@ def _judged(catalog: Catalog, judgement: Judgement) -> Judged | None:
 def _suspects(catalog: Catalog, judgement: Judgement) -> tuple[tuple[reports.Suspect, ...], int]:
     """Look for wrong labels among all pictures that were judged by what did not learn from them."""
     rows = np.flatnonzero(judgement.scored)
-    probs, _ = judgement.of_scored()
+    probs, _ = judgement.of_scored
     probe = judgement.learned.probe
     if probe is not None and judgement.folded is None:
         rows = np.concatenate([rows, np.flatnonzero(judgement.learned.taught)])
