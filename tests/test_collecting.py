@@ -70,17 +70,29 @@ def listed(path: Path, *rows: str) -> Path:
     return path
 
 
+def after(folder: Path, data: bytes) -> Callable[[Any], None]:
+    """Serve a picture once its twin lies in that folder: two at a time may overtake each other."""
+
+    def answer(handler: Any) -> None:
+        give_up = time.monotonic() + 10
+        while not any(folder.glob("*")) and time.monotonic() < give_up:
+            time.sleep(0.01)
+        handler.send(data)
+
+    return answer
+
+
 def test_a_list_into_class_folders(
     web: Any, pictures: list[bytes], tmp_path: Path, command: Command
 ) -> None:
     """New ones, repeats and refusals are told apart; author and licence go along."""
-    jpeg = tmp_path / "x.jpg"
+    jpeg, into = tmp_path / "x.jpg", tmp_path / "into"
     Image.new("RGB", (64, 48), (9, 99, 199)).save(jpeg)
     web.pages |= {
         "/a.jpg": pictures[0],
         "/b": pictures[1],
-        "/same.png": pictures[0],
-        "/other.png": pictures[1],
+        "/same.png": after(into / "red", pictures[0]),
+        "/other.png": after(into / "blau ü", pictures[1]),
         "/Katze%20%C3%BC.png": jpeg.read_bytes(),
         "/page.jpg": b"<!doctype html><title>Not here</title>",
         "/lfs.jpg": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
@@ -100,7 +112,6 @@ def test_a_list_into_class_folders(
         f"{web.url}/gone.jpg,red,,,",
         "http://[::ffff:7f00:1]:9/x.jpg,red,,,",
     )
-    into = tmp_path / "into"
     how = ("--allow-private", "--pause", "0", "--max-mb", "0.1")
     run = command("collect", table, into, *how)
     assert run.code == 0, run.err
