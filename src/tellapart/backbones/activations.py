@@ -97,9 +97,7 @@ class KeptSet:
     def forget(self) -> None:
         """Give memory back: what was read lately is read from disk again when needed."""
         for shard in self._shards:
-            mapped = getattr(shard, "_mmap", None)
-            if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-                mapped.madvise(mmap.MADV_DONTNEED)
+            _forget(shard)
 
     def remove(self) -> None:
         """Delete what is kept; this object must not be used after."""
@@ -143,6 +141,8 @@ class KeptSet:
     def _take(self, records: NDArray[Any]) -> None:
         for row, digest in enumerate(records["digest"]):
             self._where[bytes(digest)] = (len(self._shards), row)
+        # Digests lie between activations: reading them has mapped the whole shard.
+        _forget(records)
         self._shards.append(records)
 
 
@@ -256,6 +256,12 @@ class _Shard:
         self._digests: list[bytes] = []
         self._values: list[NDArray[np.float16]] = []
         self._since = time.monotonic()
+
+
+def _forget(records: NDArray[Any]) -> None:
+    mapped = getattr(records, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _checksum(path: Path) -> int:
