@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tellapart.backbones.registry import BACKBONES
 from tellapart.training.plan import (
     FEW,
+    JUDGED_SHARE,
     MANY,
     MIN_EPOCHS,
     SHARE_FOR_VIEWS,
@@ -143,7 +144,7 @@ def test_a_live_phase_needs_no_room() -> None:
 def cost_s(phase: Phase, n_train: int, n_valid: int, speed: Speed) -> float:
     """What a phase takes by the figures that were measured."""
     views = phase.kept_views
-    seconds = phase.epochs * (n_train / speed.learned_per_s + n_valid / speed.views_per_s)
+    seconds = phase.epochs * (n_train + JUDGED_SHARE * n_valid) / speed.learned_per_s
     if views is not None:
         seconds += ((n_train + n_valid) + views * n_train) / speed.views_per_s
     return seconds
@@ -243,11 +244,11 @@ def test_what_the_time_changes_is_said() -> None:
     """What is left, and what it allows: with views where they are kept."""
     speed = Speed(views_per_s=100, learned_per_s=500)
     plan = fit_time(Plan(tail(), 97.8, ("fewer views",)), 1000, 200, speed, 100)
-    # 12 s for plain views, 10 s a view, 4 s an epoch.
-    assert (plan.phase.views, plan.phase.epochs) == (3, 14)
-    assert plan.notes == ("fewer views", "100 s are left for it: 14 epochs on 3 views")
+    # 12 s for plain views, 10 s a view, 2.16 s an epoch.
+    assert (plan.phase.views, plan.phase.epochs) == (3, 24)
+    assert plan.notes == ("fewer views", "100 s are left for it: 24 epochs on 3 views")
     live = fit_time(Plan(tail("live"), 0.0), 1000, 200, Speed(1e9, 100), 101)
-    assert live.notes == ("101 s are left for it: 10 epochs",)
+    assert live.notes == ("101 s are left for it: 9 epochs",)
     assert live.phase.views == "live"
 
 

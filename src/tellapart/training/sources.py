@@ -21,8 +21,8 @@ from tellapart.errors import UnreadablePicture
 
 Rows = NDArray[np.int64]
 
-# Kept activations are mapped into memory; after so many bytes read the pages are given back. About a
-# batch: reading one activation at random may map the 2 MB around it, so 32 MB held 450 MB.
+# Kept activations are mapped into memory; after so many bytes read the pages are given back. A
+# batch or so: reading one activation at random may map the 2 MB around it, so 32 MB held 450 MB.
 FORGET_AFTER_BYTES = 2_000_000
 
 

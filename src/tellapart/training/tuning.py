@@ -41,7 +41,16 @@ from tellapart.training.finetune import (
 from tellapart.training.folding import folded
 from tellapart.training.judging import Judged
 from tellapart.training.lr_finder import RateTest, find_rate
-from tellapart.training.plan import MIN_EPOCHS, Plan, Speed, choose_cut, fit_disk, fit_time
+from tellapart.training.plan import (
+    MIN_EPOCHS,
+    Plan,
+    Speed,
+    choose_cut,
+    fit_again,
+    fit_disk,
+    fit_time,
+    seconds_an_epoch,
+)
 from tellapart.training.probe import fit_probe
 from tellapart.training.recipe import Phase
 from tellapart.training.sources import KeptSource, LiveSource, Source
@@ -229,27 +238,35 @@ class Tuner:
 
     def prepare(self, phase: Phase, deadline: float | None = None) -> Prepared | None:
         """Plan a phase, compute what it keeps, and cut the network for it; None: no time."""
-        plan = self.plan(phase)
-        if deadline is not None and deadline <= time.monotonic():
-            return None
+        plan, wanted, epoch_s = self.plan(phase), phase.epochs, 0.0
         if deadline is not None:
+            if deadline <= time.monotonic():
+                return None
             speed = self.measure(plan.phase)
             plan = replace(plan, n_plain=self._n_plain(plan.phase))
             left_s = deadline - time.monotonic()
             plan = fit_time(plan, self._n("train"), self._n("valid"), speed, left_s)
-            too_few = plan.phase.epochs < min(MIN_EPOCHS, phase.epochs)
+            too_few = plan.phase.epochs < min(MIN_EPOCHS, wanted)
             if too_few or (plan.expected_s or 0.0) > left_s:
                 return None
-        for note in plan.notes:
-            self._material.progress.say(f"{note[:1].upper()}{note[1:]}.")
+            epoch_s = seconds_an_epoch(self._n("train"), self._n("valid"), speed)
+        self._say(plan.notes)
+        pictures, plain = self._pictures(plan.phase)
+        if deadline is not None and plain is not None:
+            n_said = len(plan.notes)
+            plan = fit_again(plan, wanted, epoch_s, deadline - time.monotonic())
+            self._say(plan.notes[n_said:])
         phase = plan.phase
-        pictures, plain = self._pictures(phase)
         learner = build_learner(self.network, phase, self._material.extractor.preprocessing)
         if phase.lr == "auto":
             found = find_rate(learner, phase, pictures, self.fabric)
             self._material.progress.say(f"The range test suggests a rate of {found.suggested:.1e}.")
             phase = phase.model_copy(update={"lr": found.suggested})
         return Prepared(phase, learner, pictures, plan, plain)
+
+    def _say(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            self._material.progress.say(f"{note[:1].upper()}{note[1:]}.")
 
     def plan(self, phase: Phase) -> Plan:
         """Decide cut and views by the number of pictures and the room on the disk."""
@@ -283,11 +300,12 @@ class Tuner:
     def measure(self, phase: Phase) -> Speed:
         """Measure views/s and pictures/s of a phase on this machine, now."""
         rows = self._material.rows("train")[:MEASURED_PICTURES]
-        start = time.monotonic()
         n_views = len(rows)
         sets: list[KeptSet] = []
         if phase.kept_views is not None:
+            # Opened before the clock starts: exporting and compiling happen once.
             prefix = self._prefix(phase)
+            start = time.monotonic()
             # A view number that no phase draws: what is measured must not be kept already.
             sets = self._views(prefix, rows, phase, [(int(time.time_ns() % 2**31), 2**20)])
             views_per_s = n_views / (time.monotonic() - start)
@@ -305,12 +323,14 @@ class Tuner:
         times = []
         first = next(inputs)
         with folded(learner.module, stepper.prepared(first[:2])):
+            last = time.monotonic()
             for batch, labels in zip(chain([first], inputs), batches, strict=True):
-                start = time.monotonic()
                 targets = torch.from_numpy(self._material.catalog.labels[labels])
                 stepper.learn(batch, targets, np.random.default_rng(0))
                 stepper.step()
-                times.append(time.monotonic() - start)
+                # From step to step: a phase that runs live waits for pictures as well.
+                last, before_it = time.monotonic(), last
+                times.append(last - before_it)
         learner.module.load_state_dict(before)
         for kept in sets:
             kept.remove()
