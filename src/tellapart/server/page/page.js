@@ -13,10 +13,12 @@
 
 import * as common from "./common.js";
 import history from "./history.js";
+import reviewing from "./reviewing.js";
+import trying from "./trying.js";
 
 const { announce, button, el, recall, remember, session, t, token } = common;
 
-const VIEWS = [history];
+const VIEWS = [trying, reviewing, history];
 
 let leave = null;
 let shown = null;
@@ -200,12 +202,9 @@ function drawTokenBox(main) {
 }
 
 function signOut() {
-  token.forget();
-  session.problem = null;
-  session.me = null;
-  session.models = [];
-  session.model = null;
-  enter();
+  // What was tried stays with who tried it.
+  sessionStorage.clear();
+  location.reload();
 }
 
 // Ask who we are and what is served; without an answer, ask for a token or say what is wrong.
