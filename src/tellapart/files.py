@@ -134,9 +134,13 @@ def local_copy(address: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(folder, error, ELSEWHERE_KEPT) from error
-    with replacing(copy, ELSEWHERE_KEPT) as temporary:
-        with temporary.open("wb") as file, stores.open_read(address) as source:
-            shutil.copyfileobj(source, file, stores.BLOCK_BYTES)
+    with (
+        replacing(copy, ELSEWHERE_KEPT) as temporary,
+        temporary.open("wb") as file,
+        stores.open_read(address) as source,
+    ):
+        shutil.copyfileobj(source, file, stores.BLOCK_BYTES)
+        file.flush()
     write_atomically(about, facts, ELSEWHERE_KEPT)
     return copy
 

@@ -514,9 +514,10 @@ async def _http_client(**kwargs: Any) -> Any:
     def checked(about: Any) -> socket.socket:
         family, kind, protocol, _, address = about
         if not (private_allowed() or is_public(str(address[0]))):
-            raise OSError(
-                f"it leads to {address[0]}, which belongs to this machine or to a private network; "
-                f"TELLAPART_ALLOW_PRIVATE=1 allows that"
+            raise BadAddress(
+                f"An address leads to {address[0]}, which belongs to this machine or to a private "
+                f"network. Expected one of the internet. Nothing was read. Set "
+                f"TELLAPART_ALLOW_PRIVATE=1 to allow it."
             )
         return socket.socket(family, kind, protocol)
 
@@ -570,9 +571,12 @@ def _asked(address: str | os.PathLike[str], once: Callable[[], T]) -> T:
     for attempt in range(1, tries + 1):
         try:
             answer = once()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, TellapartError):
+        except (NotADirectoryError, IsADirectoryError, TellapartError):
             raise
-        except Exception as error:
+        except Exception as met:
+            error = _behind(met)
+            if isinstance(error, FileNotFoundError | TellapartError):
+                raise error from None
             if _is_refusal(error):
                 raise _refused(address, error) from error
             status = _status(error)
@@ -646,6 +650,18 @@ def _writable(address: str | os.PathLike[str]) -> None:
 def _store(address: str | os.PathLike[str]) -> str:
     scheme, _, rest = os.fspath(address).partition("://")
     return f"{scheme}://{rest.partition('/')[0]}"
+
+
+def _behind(error: Exception) -> BaseException:
+    """Return what is behind a file that is said to be missing: perhaps the line is only broken."""
+    if not isinstance(error, FileNotFoundError):
+        return error
+    for one in _causes(error)[1:]:
+        if isinstance(one, TellapartError):
+            return one
+        if type(one).__module__.startswith("aiohttp") and _status(one) not in (404, 410):
+            return one
+    return error
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -551,7 +551,7 @@ def _files_of(
         none = []
         for row, name in enumerate(index.names):
             path = f"{shard}#{name}"
-            said = match(path) if match else None
+            said = match(f"{shard}/{name}") if match else None
             label = said["label"] if said else "" if match else index.labels[row]
             if row in index.troubles:
                 aside.append(SetAside(path, index.troubles[row]))

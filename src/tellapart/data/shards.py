@@ -272,8 +272,8 @@ def _all_there(names: Sequence[str]) -> list[str]:
     if missing:
         raise BadShards(
             f"{len(missing)} of {len(names)} shards are not there: "
-            f"{_few(list(map(shown, missing)))}. Expected every file that the range in braces stands for. Nothing was read. Copy them "
-            f"there, or correct the range."
+            f"{_few(list(map(shown, missing)))}. Expected every file that the range in braces "
+            f"stands for. Nothing was read. Copy them there, or correct the range."
         )
     return list(names)
 
@@ -707,7 +707,9 @@ class _Rows:
     def __init__(self, shard: str) -> None:
         self._shard, self._pyarrow = shard, load_pyarrow()
         self._lock = threading.Lock()
-        self._file = open_binary(shard)
+        # Of pyarrow's own, which needs no closing.
+        far = is_address(shard)
+        self._file = open_binary(shard) if far else self._pyarrow.OSFile(shard)
         self._held: OrderedDict[int, Any] = OrderedDict()
         self._parquet = shard.lower().endswith(".parquet")
         if self._parquet:
@@ -717,7 +719,8 @@ class _Rows:
             groups = self._table.metadata
             sizes = [groups.row_group(one).num_rows for one in range(groups.num_row_groups)]
             self._firsts = [0, *np.cumsum(sizes).tolist()]
-            self._going: tuple[int, Iterator[Any]] = (0, iter(()))
+            # Group of rows, the row that comes next in it, and what gives it.
+            self._going: tuple[int, int, Iterator[Any]] = (-1, 0, iter(()))
         else:
             _, schema = _arrow_schema(self._file, self._pyarrow)
             self._index = _remembered(shard)
@@ -744,9 +747,9 @@ class _Rows:
                 return first
         if not 0 <= row < self._firsts[-1]:
             raise KeyError(row)
-        at, batches = self._going
+        going, at, batches = self._going
         group = bisect.bisect_right(self._firsts, row) - 1
-        if not self._firsts[group] <= at <= row:
+        if group != going or at > row:
             at = self._firsts[group]
             batches = self._table.iter_batches(
                 ROWS, row_groups=[group], columns=[self._picture], use_threads=False
@@ -758,7 +761,7 @@ class _Rows:
             held = batch.column(self._picture)
             first, at = at, at + len(held)
             self._hold(first, held)
-            self._going = at, batches
+            self._going = group, at, batches
             if row < at:
                 return first
 
