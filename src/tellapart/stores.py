@@ -665,10 +665,11 @@ def _behind(error: Exception) -> BaseException:
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
+    # Not what was met before it: a file found missing, where a folder was then looked for.
     found: list[BaseException] = []
     while error is not None and error not in found:
         found.append(error)
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return found
 
 

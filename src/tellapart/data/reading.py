@@ -140,7 +140,9 @@ def _kind(path: Path) -> tuple[bool, bool]:
     there = stores.info(path)
     # To ask a server of pages for a folder is to be given a page.
     page = str(path).startswith("http") and path.suffix.lower() not in {*TABLE_SUFFIXES, ".txt"}
-    return there is not None and (there.folder or page), there is not None and not page
+    if there is None:
+        return False, False
+    return there.folder or page, not (there.folder or page)
 
 
 @dataclass(frozen=True)

@@ -298,6 +298,8 @@ def _entries(folder: str | Path) -> list[stores.Entry]:
 
 def _in_folder(folder: Path, columns: Columns | None) -> list[str]:
     """Find the shards in a folder; none where it holds folders of pictures."""
+    if not is_address(folder) and _begins_with_pictures(folder):
+        return []
     entries = [one for one in _entries(folder) if not one.name.startswith((".", "_"))]
     names = {one.name for one in entries}
     if "dataset_dict.json" in names:
@@ -320,6 +322,18 @@ def _in_folder(folder: Path, columns: Columns | None) -> list[str]:
         shards += [below.path for below in within if is_shard_name(below.name)]
     # Where a folder holds tables of paths as well, only the shards are meant.
     return [one for one in shards if _holds_pictures(one, columns)]
+
+
+def _begins_with_pictures(folder: Path) -> bool:
+    """Whether a picture lies in a folder: found at once in one with a million of them."""
+    try:
+        with os.scandir(folder) as listing:
+            return any(
+                Path(one.name).suffix.lower() in PICTURE_SUFFIXES and not one.name.startswith(".")
+                for one in listing
+            )
+    except OSError:
+        return False
 
 
 def _saved(folder: Path) -> list[str]:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from tellapart import stores
 from tellapart.data.addresses import is_url
 from tellapart.data.catalog import SetAside, walk
+from tellapart.data.pixels import PICTURE_SUFFIXES
 from tellapart.data.shards import (
     SUFFIXES,
     Columns,
@@ -91,6 +92,8 @@ class Inputs:
 
     def _shards(self, one: str) -> list[str]:
         """Find the shards that are meant, if any."""
+        if Path(one).suffix.lower() in PICTURE_SUFFIXES:
+            return []
         if is_url(one) and not expand_braces(one)[0].lower().endswith((*SUFFIXES, "/")):
             return []  # A picture, which is not asked for to find out.
         if one.lower().endswith(".parquet") and not _may_be_shard(one):
@@ -104,6 +107,8 @@ class Inputs:
             yield from table_paths(address, self.column)
         elif is_url(one) and not one.endswith("/"):
             yield one
+        elif Path(address).suffix.lower() in PICTURE_SUFFIXES and not glob.has_magic(address):
+            yield address
         elif glob.has_magic(address):
             yield from stores.glob(address) or [address]
         elif ((there := stores.info(address)) is not None and there.folder) or is_url(one):
