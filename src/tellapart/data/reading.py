@@ -772,9 +772,7 @@ def _refuse_twice(source: DataSource, rows: Sequence[_Row]) -> None:
 def _trouble(row: _Row, some_split: bool) -> str | None:
     if not row.path.strip() or row.path.endswith("/"):
         return "has no path"
-    if "://" in row.path and not is_address(row.path):
-        return "names a URL that begins otherwise than with its scheme"
-    if is_address(row.path) and row.path.partition(":")[0].lower() not in stores.SCHEMES:
+    if "://" in row.path and row.path.partition(":")[0].lower() not in stores.SCHEMES:
         return "names a URL of a kind that is not known: download it first"
     if not row.label:
         return "has no label"
