@@ -424,3 +424,25 @@ class BadModels(ServingError):
     """Classifiers that cannot be served together."""
 
     exit_code = 114
+
+
+class RanksError(TellapartError):
+    """Several processes that train together."""
+
+
+class RanksDisagree(RanksError):
+    """The processes of a training found different pictures, recipes, weights or programs."""
+
+    exit_code = 127
+
+
+class RankLost(RanksError):
+    """One of the processes of a training is gone."""
+
+    exit_code = 128
+
+
+class NotForRanks(RanksError):
+    """Several processes cannot do this, or not here."""
+
+    exit_code = 129

@@ -106,11 +106,12 @@ def main() -> None:
             # Now rather than at exit, where nothing can be done about a closed pipe.
             sys.stdout.flush()
     except TellapartError as error:
-        _stop(str(error), error.exit_code)
+        _stop(error, str(error), error.exit_code)
     except (_Stopped, KeyboardInterrupt) as error:
         kept = ", and what was computed is kept: the same command goes on from there"
         goes_on = isinstance(error, _Stopped) and error.goes_on
-        _stop(f"Stopped. Nothing half-written was left behind{kept if goes_on else ''}.", 130)
+        stopped = f"Stopped. Nothing half-written was left behind{kept if goes_on else ''}."
+        _stop(error, stopped, 130)
     except (_NobodyReads, BrokenPipeError):
         # The reader has had enough (`| head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -119,13 +120,19 @@ def main() -> None:
         if os.environ.get("TELLAPART_DEBUG"):
             raise
         _stop(
+            error,
             f"Something went wrong that nobody foresaw: {type(error).__name__}: {error}. "
             f"Run the same command with --debug and report what it prints.",
             1,
         )
 
 
-def _stop(message: str, code: int) -> None:
+def _stop(error: BaseException, message: str, code: int) -> None:
+    """End with a message; of several processes that train together, one says it."""
+    from tellapart.backbones.ranks import may_speak
+
+    if not may_speak(error):
+        sys.exit(code)
     if os.environ.get("TELLAPART_DEBUG"):
         import traceback
 
