@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Set where `train --processes` started the ranks: it says itself which of them were killed.
+# Set where `train --processes` started the ranks: it says itself which of them were killed, and
+# that all were stopped by Ctrl-C.
 STARTED = "TELLAPART_STARTED"
+STOPPED = 130
 # One that died is noticed at once; this long a slow one is waited for, as while rank 0 solves.
 PATIENCE = timedelta(hours=24)
 # How long the others have to say that they are still there, once one is lost.
@@ -370,7 +372,6 @@ def _leave() -> None:
 
 
 def _stopped_by_torchrun(ranks: Ranks) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise lost(ranks)
 
 
@@ -388,6 +389,9 @@ def lost(ranks: Ranks, why: str = "") -> RankLost:
 
     The others sign in at the store of torchrun, which outlives them.
     """
+    if threading.current_thread() is threading.main_thread():
+        # torchrun may have noticed as well, and what is being said needs a second.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     gone: list[str] = []
     with suppress(Exception):
         store = _store()
@@ -412,11 +416,11 @@ def lost_in_words(gone: Sequence[str], how: str = "") -> str:
     )
 
 
-def may_speak(error: BaseException) -> bool:
-    """Tell whether this process is the one to say an error: of several, the first one to ask."""
+def may_speak(code: int) -> bool:
+    """Tell whether this process says why it ends with a code: of several, the first one to ask."""
     if not in_ranks():
         return True
-    if isinstance(error, RankLost) and STARTED in os.environ:
+    if STARTED in os.environ and code in (RankLost.exit_code, STOPPED):
         return False
     try:
         return bool(_store().add("tellapart/said", 1) == 1)
@@ -486,7 +490,7 @@ def _from_text(said: tuple[str, str]) -> TellapartError:
 
 
 def _unlike(said: Mapping[str, str]) -> str:
-    words = " ".join(f"{who}: {text}" for who, text in said.items())
+    words = " ".join(f"{who}: {text.rstrip(chr(46))}." for who, text in said.items())
     return (
         f"Not all ranks of this training could begin. {words} Expected was that each finds the "
         f"same pictures, weights and programs at the same paths."

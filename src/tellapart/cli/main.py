@@ -22,7 +22,7 @@ from tellapart.cli import (
     training,
     using,
 )
-from tellapart.errors import TellapartError
+from tellapart.errors import NotForRanks, TellapartError
 
 # What these compute is kept between runs; what others were doing is only begun anew.
 GO_ON = ("train", "find-lr", "inspect", "group", "features", "similar", "collect")
@@ -44,6 +44,8 @@ class _NobodyReads(Exception):
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command, and leave it to `main` how an interrupted one ends."""
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _refuse_in_ranks(sys.argv[1:])
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -52,6 +54,18 @@ class _Commands(TyperGroup):
             raise stopped from error
         except BrokenPipeError as error:
             raise _NobodyReads from error
+
+
+def _refuse_in_ranks(words: list[str]) -> None:
+    """Let torchrun start several processes of `train` only: others would do the same N times."""
+    from tellapart.backbones.ranks import in_ranks
+
+    if words[:1] != ["train"] and in_ranks():
+        raise NotForRanks(
+            f"torchrun started {os.environ['WORLD_SIZE']} processes of `tellapart "
+            f"{' '.join(words[:1])}`, which works in one. Nothing was done. Start it without "
+            f"torchrun; `tellapart train` is what several processes can share."
+        )
 
 
 app = typer.Typer(
@@ -106,12 +120,11 @@ def main() -> None:
             # Now rather than at exit, where nothing can be done about a closed pipe.
             sys.stdout.flush()
     except TellapartError as error:
-        _stop(error, str(error), error.exit_code)
+        _stop(str(error), error.exit_code)
     except (_Stopped, KeyboardInterrupt) as error:
         kept = ", and what was computed is kept: the same command goes on from there"
         goes_on = isinstance(error, _Stopped) and error.goes_on
-        stopped = f"Stopped. Nothing half-written was left behind{kept if goes_on else ''}."
-        _stop(error, stopped, 130)
+        _stop(f"Stopped. Nothing half-written was left behind{kept if goes_on else ''}.", 130)
     except (_NobodyReads, BrokenPipeError):
         # The reader has had enough (`| head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -120,18 +133,17 @@ def main() -> None:
         if os.environ.get("TELLAPART_DEBUG"):
             raise
         _stop(
-            error,
             f"Something went wrong that nobody foresaw: {type(error).__name__}: {error}. "
             f"Run the same command with --debug and report what it prints.",
             1,
         )
 
 
-def _stop(error: BaseException, message: str, code: int) -> None:
+def _stop(message: str, code: int) -> None:
     """End with a message; of several processes that train together, one says it."""
     from tellapart.backbones.ranks import may_speak
 
-    if not may_speak(error):
+    if not may_speak(code):
         sys.exit(code)
     if os.environ.get("TELLAPART_DEBUG"):
         import traceback

@@ -39,8 +39,6 @@ def start_processes(n: int, arguments: Sequence[str]) -> int:
             "Several processes need PyTorch, which is not installed. Nothing was trained. Install "
             "it with: pip install 'tellapart[train]', or leave --processes out."
         ) from error
-    # What it reports is said in one paragraph instead.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[STARTED] = "1"
     # Else each would take all cores for what numpy and torch do; rank 0 solves while others wait.
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
@@ -55,6 +53,9 @@ def start_processes(n: int, arguments: Sequence[str]) -> int:
         max_restarts=0,
         shutdown_timeout=STOPPING_S,
     )
+    # What its loggers say, each with a level of its own, is said in one paragraph instead.
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         elastic_launch(config, sys.executable)("-m", "tellapart", *arguments)
     except ChildFailedError as error:
@@ -63,6 +64,8 @@ def start_processes(n: int, arguments: Sequence[str]) -> int:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from error
         sys.exit(128 + error.sigval)
+    finally:
+        logging.disable(before)
     return 0
 
 

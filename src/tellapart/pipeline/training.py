@@ -80,6 +80,8 @@ if TYPE_CHECKING:
 # runtime and precision give 0.0; 32 bits on a GPU against 16 on a processor, some hundredths.
 MAX_DISAGREEMENT = 0.1
 N_CHECKED = 16
+# Settings that are longer are compared, and shown, by a hash.
+SHOWN = 60
 
 
 def train(
@@ -260,7 +262,6 @@ def _must_agree(source: Source, stand: Stand) -> dict[str, str]:
     # In this order: rows are what the ranks speak of.
     pictures = b"".join(catalog.digests.tolist())
     sides = json.dumps([catalog.classes, catalog.labels.tolist(), catalog.splits.tolist()])
-    recipe = source.recipe.facts()
     programs = ", ".join(
         f"{name} {version(name)}" for name in ("tellapart", "torch", "numpy", "openvino")
     )
@@ -269,12 +270,17 @@ def _must_agree(source: Source, stand: Stand) -> dict[str, str]:
         "pictures": f"{len(catalog)} in {len(catalog.classes)} classes, "
         f"{short_hash(pictures.decode())}",
         "labels and splits": short_hash(sides),
-        "recipe": f"{source.recipe.name} {short_hash(json.dumps(recipe, sort_keys=True))}",
         "pixels": short_hash(repr(source.preprocessing)),
         "weights": f"{stand.frozen.backbone.name} {stand.weights.sha256[:8]}",
         "network": short_hash(hashlib.sha256(stand.frozen.graph).hexdigest()),
         "runtime": stand.extractor.runtime.identity,
+        **{f"the recipe's {name}": _short(value) for name, value in source.recipe.facts().items()},
     }
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= SHOWN else short_hash(text)
 
 
 def _check_shares(source: Source, ranks: Ranks) -> None:

@@ -205,7 +205,7 @@ class Tuner:
             TrainingDiverged: it had to be kept, and gave no finite numbers.
             UnknownCut.
         """
-        prepared = self.prepare(phase, in_time=True)
+        prepared = self.prepare(phase, self._deadline())
         if prepared is None:
             reason = "there was no time left for it"
             return Result(False, reason, None, None)
@@ -225,19 +225,15 @@ class Tuner:
         self.network.model.cpu()
         return Result(kept, reason, outcome.judged, outcome.best_epoch, prepared.plan.notes)
 
-    def prepare(self, phase: Phase, in_time: bool = False) -> Prepared | None:
-        """Plan a phase, compute what it keeps, and cut the network for it; None: no time.
-
-        in_time: fit it into what is left before the deadline, where there is one.
-        """
+    def prepare(self, phase: Phase, deadline: float | None = None) -> Prepared | None:
+        """Plan a phase, compute what it keeps, and cut the network for it; None: no time."""
         plan = self.plan(phase)
-        left_s = self._left_s() if in_time else None
-        if left_s is not None and left_s <= 0:
+        if deadline is not None and self._left_s(deadline) <= 0:
             return None
-        if left_s is not None:
+        if deadline is not None:
             speed = self.measure(plan.phase)
             plan = replace(plan, n_plain=self._n_plain(plan.phase))
-            left_s = self._left_s() or 0.0
+            left_s = self._left_s(deadline)
             plan = fit_time(plan, self._n("train"), self._n("valid"), speed, left_s)
             too_few = plan.phase.epochs < min(MIN_EPOCHS, phase.epochs)
             if too_few or (plan.expected_s or 0.0) > left_s:
@@ -485,11 +481,8 @@ class Tuner:
             return ranks.live_part
         return ranks.kept_part(self._digests().tolist())
 
-    def _left_s(self) -> float | None:
-        """Return how long a phase may take, by the clock of rank 0; None: as long as it does."""
-        deadline = self._deadline()
-        if deadline is None:
-            return None
+    def _left_s(self, deadline: float) -> float:
+        """Return the seconds until then, by the clock of rank 0."""
         return self._material.ranks.tell(lambda: deadline - time.monotonic())
 
     def _room_mb(self) -> float:
