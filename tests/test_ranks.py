@@ -262,8 +262,8 @@ def test_a_killed_rank_ends_all_and_resuming_ends_as_one_process_does(
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=0.03)
     found, expected = (open_bundle(path).features for path in (target, one.bundle))
     assert (found.digests == expected.digests).all()
-    difference = np.abs(found.values.astype(np.float32) - expected.values)
-    assert difference.max() < 0.05 * np.abs(expected.values).max()
+    difference = np.abs(found.features.astype(np.float32) - expected.features)
+    assert difference.max() < 0.05 * np.abs(expected.features).max()
 
 
 def in_ranks(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
