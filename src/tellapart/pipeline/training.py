@@ -271,7 +271,7 @@ def _must_agree(source: Source, stand: Stand) -> dict[str, str]:
         f"{short_hash(pictures.decode())}",
         "labels and splits": short_hash(sides),
         "pixels": short_hash(repr(source.preprocessing)),
-        "weights": f"{stand.frozen.backbone.name} {stand.weights.sha256[:8]}",
+        "weights": f"{stand.frozen.backbone.name} {short_hash(stand.weights.sha256)}",
         "network": short_hash(hashlib.sha256(stand.frozen.graph).hexdigest()),
         "runtime": stand.extractor.runtime.identity,
         **{f"the recipe's {name}": _short(value) for name, value in source.recipe.facts().items()},
