@@ -464,3 +464,23 @@ class BadAddress(StoreError):
     """An address has a scheme that is not known, or something in it that must not be there."""
 
     exit_code = 126
+class RanksError(TellapartError):
+    """Several processes that train together."""
+
+
+class RanksDisagree(RanksError):
+    """The processes of a training found different pictures, recipes, weights or programs."""
+
+    exit_code = 127
+
+
+class RankLost(RanksError):
+    """One of the processes of a training is gone."""
+
+    exit_code = 128
+
+
+class NotForRanks(RanksError):
+    """Several processes cannot do this, or not here."""
+
+    exit_code = 129

@@ -85,10 +85,16 @@ class KeptSet:
         self._facts = dict(facts)
         self._shards: list[NDArray[Any]] = []
         self._where: dict[bytes, tuple[int, int]] = {}
-        for path in sorted(self.folder.glob("*.npy")):
-            self._open(path)
+        self._opened: set[str] = set()
+        self.refresh()
         if self._shards:
             mark_used(self.folder)
+
+    def refresh(self) -> None:
+        """Take up what other processes have kept here meanwhile."""
+        for path in sorted(self.folder.glob("*.npy")):
+            if path.name not in self._opened:
+                self._open(path)
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._where
@@ -134,6 +140,7 @@ class KeptSet:
         return None
 
     def _open(self, path: Path) -> None:
+        self._opened.add(path.name)
         try:
             if f"{_checksum(path):08x}" == path.stem.rpartition("-")[2]:
                 self._take(np.load(path, mmap_mode="r"))
@@ -183,11 +190,14 @@ def fill(
     runtime: Runtime,
     sets: Sequence[KeptSet],
     progress: Progress,
+    must_keep: bool = False,
 ) -> Filled:
     """Compute what the sets lack of these pictures, and keep it.
 
     A file is decoded once for all sets, and identical files are computed once. If the disk is
     full, the run goes on without keeping.
+
+    must_keep: others read it from the disk; if that is full, the error is raised.
     """
     jobs: dict[bytes, _Job] = {}
     for path, digest in zip(paths, digests, strict=True):
@@ -208,7 +218,7 @@ def fill(
                 fed.append((number, digest))
                 yield picture
 
-    shards = [_Shard(kept, progress) for kept in sets]
+    shards = [_Shard(kept, progress, must_keep) for kept in sets]
     n_views = sum(len(wanted) for *_, wanted in jobs.values())
     what = "pictures" if len(sets) == 1 else "views"
     with progress.bar("Looking at pictures", n_views, what) as advance:
@@ -245,8 +255,8 @@ def gather(digests: Sequence[bytes], kept: KeptSet) -> NDArray[np.float16]:
 class _Shard:
     """Activations not yet written."""
 
-    def __init__(self, kept: KeptSet, progress: Progress) -> None:
-        self._kept, self._progress = kept, progress
+    def __init__(self, kept: KeptSet, progress: Progress, must_keep: bool) -> None:
+        self._kept, self._progress, self._must_keep = kept, progress, must_keep
         self._warned = False
         self._start()
 
@@ -260,6 +270,8 @@ class _Shard:
     def flush(self) -> None:
         if self._digests:
             error = self._kept.add(self._digests, self._values)
+            if error and self._must_keep:
+                raise error
             if error and not self._warned:
                 self._progress.say(f"Going on without keeping what is computed: {error}")
                 self._warned = True

@@ -21,6 +21,7 @@ from tellapart.backbones.activations import (
 from tellapart.backbones.device import Device
 from tellapart.backbones.frozen import FrozenBackbone
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
+from tellapart.backbones.ranks import ALONE, Ranks
 from tellapart.backbones.weights import Weights
 from tellapart.data.augmentation import Augmentation, read_views, view_generator
 from tellapart.data.pixels import Pixels, Preprocessing, read_pixels
@@ -50,6 +51,7 @@ class Extractor:
 
     name: the backbone's, or what a classifier's manifest says it is.
     output: "features" (D,), or "activations": what enters a cut, (C, H, W) or (D,).
+    ranks: those that share the work. All of them must then call the same methods in turn.
     """
 
     name: str
@@ -57,25 +59,70 @@ class Extractor:
     preprocessing: Preprocessing
     runtime: Runtime
     output: str = "features"
+    ranks: Ranks = ALONE
 
     def features(
         self, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
     ) -> Computed:
-        """Return (N, D) float16 features of picture files: kept ones, and the rest computed."""
-        kept, filled = self.plain(paths, digests, progress)
-        return Computed(gather(digests, kept), filled.unreadable, filled.n_computed)
+        """Return (N, D) float16 features of picture files: kept ones, and the rest computed.
+
+        Of several ranks the first has them all, and the others none: (N, 0).
+        """
+        rows = self.ranks.own(digests)
+        own = [digests[row] for row in rows]
+        kept, filled = self._plain([paths[row] for row in rows], own, progress)
+        values = self.ranks.whole(gather(own, kept), rows, len(digests))
+        filled = self._together(filled, rows)
+        return Computed(values, filled.unreadable, filled.n_computed)
 
     def plain(
         self, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
     ) -> tuple[KeptSet, Filled]:
-        """Keep the output for the plain view of each picture; say what was done for it."""
+        """Keep the output for the plain view of each picture; say what was done for it.
+
+        Of several ranks each computes its share. The set then holds what lies in the cache
+        folder of this one.
+        """
+        rows = self.ranks.own(digests)
+        own = [digests[row] for row in rows]
+        kept, filled = self._plain(
+            [paths[row] for row in rows], own, progress, must_keep=not self.ranks.alone
+        )
+        filled = self._together(filled, rows)
+        kept.refresh()
+        return kept, filled
+
+    def own_features(
+        self, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
+    ) -> Computed:
+        """Return the features of just these pictures, on this rank alone."""
+        kept, filled = self._plain(paths, digests, progress)
+        return Computed(gather(digests, kept), filled.unreadable, filled.n_computed)
+
+    def _plain(
+        self,
+        paths: Sequence[str],
+        digests: Sequence[bytes],
+        progress: Progress,
+        must_keep: bool = False,
+    ) -> tuple[KeptSet, Filled]:
         kept = self._set("plain")
-        return kept, fill(paths, digests, self._read_plain, self.runtime, [kept], progress)
+        read, runtime = self._read_plain, self.runtime
+        return kept, fill(paths, digests, read, runtime, [kept], progress, must_keep)
+
+    def _together(self, filled: Filled, rows: NDArray[np.int64]) -> Filled:
+        """Join what all ranks did, each for its rows; wait until all are done."""
+        own = {int(rows[row]): why for row, why in filled.unreadable.items()}
+        done = self.ranks.gather(Filled(own, filled.n_computed))
+        unreadable = {row: why for one in done for row, why in one.unreadable.items()}
+        n_computed = sum(one.n_computed for one in done)
+        return Filled(dict(sorted(unreadable.items())), n_computed)
 
     def n_lacking(self, digests: Sequence[bytes]) -> int:
-        """Count those whose output for the plain view is not kept yet."""
+        """Count those whose output for the plain view is not kept yet, by any rank for its own."""
         kept = self._set("plain")
-        return sum(digest not in kept for digest in digests)
+        own = [digests[row] for row in self.ranks.own(digests)]
+        return int(self.ranks.sums(sum(digest not in kept for digest in own))[0])
 
     def views(
         self,
@@ -89,6 +136,7 @@ class Extractor:
 
         numbers: (seed, view) of each view; the same numbers are the same view in every run.
         """
+        rows = self.ranks.own(digests)
         steps = [step.model_dump(mode="json") for step in augmentation]
         sets = [self._set(json.dumps([steps, seed, view])) for seed, view in numbers]
 
@@ -97,7 +145,12 @@ class Extractor:
             generators = [view_generator(digest, view, seed) for seed, view in drawn]
             return read_views(path, self.preprocessing, augmentation, generators)
 
-        fill(paths, digests, read, self.runtime, sets, progress)
+        own = [digests[row] for row in rows]
+        files = [paths[row] for row in rows]
+        fill(files, own, read, self.runtime, sets, progress, must_keep=not self.ranks.alone)
+        self.ranks.wait()
+        for kept in sets:
+            kept.refresh()
         return sets
 
     def _set(self, view: str) -> KeptSet:

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.data.pixels import available_cores, processes_here
+
 
 def _import_openvino() -> ModuleType:
     """Import OpenVINO without its model converter, which is not used here.
@@ -99,10 +101,13 @@ class OpenVinoRuntime:
     @cached_property
     def _compiled(self) -> Any:
         """Compile when first needed: where everything is kept, it never is (0.4 s)."""
-        hints = {
+        hints: dict[str, object] = {
             "PERFORMANCE_HINT": "LATENCY" if self.batch == 1 else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": self.precision,
         }
+        if processes_here() > 1:
+            # Else each takes all cores, and pins its threads to the same ones.
+            hints |= {"INFERENCE_NUM_THREADS": available_cores(), "ENABLE_CPU_PINNING": False}
         return _core().compile_model(self._model, "CPU", hints)
 
     def run(self, arrays: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float16]]:

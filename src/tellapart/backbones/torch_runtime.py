@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tellapart.backbones.network import Frozen, Network
 from tellapart.backbones.openvino_runtime import as_kept
+from tellapart.backbones.ranks import fabric_devices
 from tellapart.data.pixels import Pixels, Preprocessing
 
 TorchPrecision = Literal["32-true", "bf16-mixed"]
@@ -46,7 +47,9 @@ class TorchRuntime:
         flip: bool = False,
         precision: TorchPrecision = "32-true",
     ) -> None:
-        self._fabric = Fabric(accelerator=device, devices=1, precision=precision)
+        self._fabric = Fabric(
+            accelerator=device, devices=fabric_devices(device), precision=precision
+        )
         self._frozen = Frozen(network, preprocessing, stop, flip)
         self._frozen.to(self._fabric.device).to(memory_format=torch.channels_last)
         self.precision = "bf16" if precision == "bf16-mixed" else "f32"

@@ -22,7 +22,7 @@ from tellapart.cli import (
     training,
     using,
 )
-from tellapart.errors import TellapartError
+from tellapart.errors import NotForRanks, TellapartError
 
 # What these compute is kept between runs; what others were doing is only begun anew.
 GO_ON = ("train", "find-lr", "inspect", "group", "features", "similar", "collect")
@@ -44,6 +44,8 @@ class _NobodyReads(Exception):
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command, and leave it to `main` how an interrupted one ends."""
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _refuse_in_ranks(sys.argv[1:])
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -52,6 +54,18 @@ class _Commands(TyperGroup):
             raise stopped from error
         except BrokenPipeError as error:
             raise _NobodyReads from error
+
+
+def _refuse_in_ranks(words: list[str]) -> None:
+    """Let torchrun start several processes of `train` only: others would do the same N times."""
+    from tellapart.backbones.ranks import in_ranks
+
+    if words[:1] != ["train"] and in_ranks():
+        raise NotForRanks(
+            f"torchrun started {os.environ['WORLD_SIZE']} processes of `tellapart "
+            f"{' '.join(words[:1])}`, which works in one. Nothing was done. Start it without "
+            f"torchrun; `tellapart train` is what several processes can share."
+        )
 
 
 app = typer.Typer(
@@ -126,6 +140,11 @@ def main() -> None:
 
 
 def _stop(message: str, code: int) -> None:
+    """End with a message; of several processes that train together, one says it."""
+    from tellapart.backbones.ranks import may_speak
+
+    if not may_speak(code):
+        sys.exit(code)
     if os.environ.get("TELLAPART_DEBUG"):
         import traceback
 

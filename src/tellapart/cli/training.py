@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -78,6 +80,12 @@ def train(
         bool, typer.Option(help="Keep the pictures' features in the file, for learning again.")
     ] = True,
     device: DeviceName = "auto",
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Train with so many processes on this machine; see docs/ranks.md."
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -87,6 +95,7 @@ def train(
     where: Where = None,
 ) -> None:
     """Learn from a folder of labelled pictures; write a classifier and a report."""
+    from tellapart.backbones.ranks import is_first
     from tellapart.pipeline import rehearse
     from tellapart.pipeline import train as learn
 
@@ -102,6 +111,8 @@ def train(
     )
     progress = open_progress(quiet, verbose)
     labelled = data_source(data, root, where)
+    if _in_processes(processes, dry_run):
+        return
     if dry_run:
         tried = rehearse(
             labelled, output, name, chosen, device=device, start=start, progress=progress
@@ -118,7 +129,27 @@ def train(
         resume=resume,
         progress=progress,
     )
+    if not is_first():
+        return
     print_json(result.as_dict()) if as_json else _tell(result)
+
+
+def _in_processes(n: int | None, dry_run: bool) -> bool:
+    """Start the processes that were asked for; tell whether they have done the work."""
+    from tellapart.backbones.ranks import STARTED, in_ranks
+
+    if (in_ranks() or (n or 1) > 1) and dry_run:
+        raise typer.BadParameter("--dry-run tries things in one process: leave --processes out.")
+    if in_ranks() and n is not None and STARTED not in os.environ:
+        raise typer.BadParameter("--processes starts what torchrun has started: leave it out.")
+    if in_ranks() or (n or 1) == 1:
+        return False
+    from tellapart.pipeline import start_processes
+
+    code = start_processes(n or 1, sys.argv[1:])
+    if code:
+        raise typer.Exit(code)
+    return True
 
 
 def _tell(result: TrainResult) -> None:

@@ -379,10 +379,20 @@ def _array_to_rgb(array: NDArray[Any]) -> Pixels:
 
 
 def available_cores() -> int:
-    """Count the processor cores this process may use."""
+    """Count the processor cores this process may use: its part where several train together."""
+    return max(1, usable_cores() // processes_here())
+
+
+def usable_cores() -> int:
+    """Count the processor cores that this process and those it trains with may use together."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def processes_here() -> int:
+    """Count the processes on this machine that train together with this one, itself included."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _read_or_error(read: Callable[[T], R], path: T) -> tuple[T, R | UnreadablePicture]:

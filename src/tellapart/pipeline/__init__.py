@@ -4,6 +4,7 @@ from tellapart.pipeline.comparing import Comparison, compare
 from tellapart.pipeline.features import Answer, Written, find_similar, write_features
 from tellapart.pipeline.grouping import Grouped, group
 from tellapart.pipeline.inspecting import Inspection, check_findings, check_kinds, inspect
+from tellapart.pipeline.launching import start_processes
 from tellapart.pipeline.looking import FoundRate, ShownStructure, find_rate, show_structure
 from tellapart.pipeline.minimums import check_minimums
 from tellapart.pipeline.naming import plan_named
@@ -40,6 +41,7 @@ __all__ = [
     "rehearse",
     "show",
     "show_structure",
+    "start_processes",
     "train",
     "write_contact_sheet",
     "write_features",

@@ -26,7 +26,8 @@ Floats = NDArray[np.float32]
 def score_by_folds(material: Material) -> Folded:
     """Train once for each fold of the recipe, and let the fold's classifier judge its pictures.
 
-    What is frozen was computed once for all of them.
+    What is frozen was computed once for all of them. Of several ranks the first judges; what the
+    others return says nothing.
 
     Raises:
         CannotFold; as `learn` otherwise.
@@ -43,7 +44,10 @@ def score_by_folds(material: Material) -> Folded:
     with progress.bar("Folds", n, "folds") as advance:
         for number in range(n):
             own = material_of_fold(material, fold == number)
-            judged = judge_classifier(own, learn(own))
+            learned = learn(own)
+            if not material.ranks.first:
+                continue
+            judged = judge_classifier(own, learned)
             rows = np.flatnonzero(fold == number)
             raw[rows], probs[rows], decided = _said(judged, rows)
             order[rows], n_candidates[rows] = decided.order, decided.n_candidates

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.backbones.activations import decoder_identity
 from tellapart.backbones.cache import prune
 from tellapart.backbones.device import Device, choose_device
 from tellapart.backbones.extractor import Computed, Extractor, open_extractor
 from tellapart.backbones.frozen import FrozenBackbone, freeze
 from tellapart.backbones.openvino_runtime import OpenVinoRuntime
+from tellapart.backbones.ranks import ALONE, Ranks, open_ranks, short_hash
 from tellapart.backbones.registry import find_backbone
 from tellapart.backbones.weights import Weights
 from tellapart.bundle.bundle import (
@@ -29,13 +34,21 @@ from tellapart.bundle.bundle import (
     write_bundle,
 )
 from tellapart.data.catalog import Catalog
-from tellapart.data.pixels import Preprocessing, decode_many, read_pixels
+from tellapart.data.pixels import (
+    Preprocessing,
+    available_cores,
+    decode_many,
+    processes_here,
+    read_pixels,
+    usable_cores,
+)
 from tellapart.data.reading import AnyData, read_catalog
 from tellapart.errors import (
     BadRecipe,
     CannotResume,
     MissingExtra,
     NoReadablePicture,
+    NotForRanks,
     TellapartError,
     UnreadablePicture,
     listed,
@@ -67,6 +80,8 @@ if TYPE_CHECKING:
 # runtime and precision give 0.0; 32 bits on a GPU against 16 on a processor, some hundredths.
 MAX_DISAGREEMENT = 0.1
 N_CHECKED = 16
+# Settings that are longer are compared, and shown, by a hash.
+SHOWN = 60
 
 
 def train(
@@ -92,22 +107,35 @@ def train(
     start: an earlier classifier to go on from: its backbone, pixels and weights are taken.
     resume: go on with the interrupted run for this output.
 
+    Where torchrun started several processes with the same arguments, they share the work. Rank 0
+    writes and tells; all return what it made.
+
     Raises:
         TellapartError: one of its kinds, see `tellapart.errors`.
     """
     # Its own clock: a caller may use one Progress for several trainings.
     progress = replace(progress or Progress(), seconds={})
     began = time.monotonic()
+    ranks = open_ranks(choose_device(device))
+    if not ranks.first:
+        progress = Progress("quiet")
     with progress.stage("total"):
-        target = inputs.output_path(data, output)
-        source = open_source(data, target, recipe, settings, start, progress)
-        with progress.stage("prepare"):
-            stand = prepare(source, device, progress)
-        progress.say(_what_was_understood(source, stand))
+        target = ranks.tell(lambda: inputs.output_path(data, output))
+        sides = ranks.tell(lambda: _remembered_sides(target, start))
+
+        def begin() -> tuple[Source, Stand]:
+            source = open_source(data, target, recipe, settings, start, progress, sides)
+            with progress.stage("prepare"):
+                return source, prepare(source, device, progress, ranks)
+
+        source, stand = ranks.meet(begin, lambda found: _must_agree(*found))
+        _check_shares(source, ranks)
+        for note in (_what_was_understood(source, stand), *_ranks_in_words(ranks)):
+            progress.say(note)
         with progress.stage("features"):
             found = look(source, stand, progress)
         catalog, features = _readable(source, found.values, found.unreadable)
-        run = _open_run(source, catalog, target, resume, progress)
+        run = ranks.lead(lambda: _open_run(source, catalog, target, resume, progress))
         with _remembered(run, began, progress) as ending:
             material = Material(
                 catalog=catalog,
@@ -127,14 +155,22 @@ def train(
                 learned = learn(material)
             with progress.stage("score"):
                 folded = score_by_folds(material) if source.recipe.data.folds else None
-                judgement = judge_classifier(material, learned, folded)
-            result = make_result(material, judgement, target, found.n_computed, source.notes)
-            with progress.stage("write"):
-                _write(result, material, judgement, stand)
+
+            def finish() -> TrainResult:
+                with progress.stage("score"):
+                    judgement = judge_classifier(material, learned, folded)
+                result = make_result(material, judgement, target, found.n_computed, source.notes)
+                with progress.stage("write"):
+                    _write(result, material, judgement, stand)
+                return result
+
+            result = ranks.tell(finish)
             ending.accuracy = result.accuracy()
             material.history.close()
-        prune()
-    seconds = {name: round(progress.seconds[name], 3) for name in ("features", "fit", "total")}
+        if ranks.first_at_home:
+            prune()
+    names = ("features", "fit", "total")
+    seconds = ranks.tell(lambda: {name: round(progress.seconds[name], 3) for name in names})
     return replace(result, seconds=seconds)
 
 
@@ -171,8 +207,12 @@ def open_source(
     settings: Mapping[str, Any] | None,
     start: str | Path | None,
     progress: Progress,
+    sides: Mapping[bytes, str] | None = None,
 ) -> Source:
-    """Read pictures and recipe, and refuse before time is spent what would be refused after."""
+    """Read pictures and recipe, and refuse before time is spent what would be refused after.
+
+    sides: of pictures that had one before; None: as the bundles that are there remember.
+    """
     chosen = inputs.chosen_recipe(recipe, settings)
     before = open_bundle(start) if start else None
     given = sorted({"backbone", "weights"} & (settings or {}).keys())
@@ -193,7 +233,8 @@ def open_source(
     scanned = read_catalog(data, progress)
     if before is not None:
         scanned = _with_names_of(before, scanned)
-    sides = inputs.remembered_sides(target, before)
+    if sides is None:
+        sides = inputs.remembered_sides(target, before)
     # Sides need no pixels; a hopeless folder is refused here.
     catalog = inputs.split(scanned, chosen, sides)
     if before is None:
@@ -211,7 +252,72 @@ def _with_names_of(before: Bundle, catalog: Catalog) -> Catalog:
     return replace(catalog, display_names=names | dict(catalog.display_names))
 
 
-def prepare(source: Source, device: str, progress: Progress) -> Stand:
+def _remembered_sides(target: Path, start: str | Path | None) -> dict[bytes, str]:
+    return inputs.remembered_sides(target, open_bundle(start) if start else None)
+
+
+def _must_agree(source: Source, stand: Stand) -> dict[str, str]:
+    """Return what must be the same on all ranks, in words short enough to compare."""
+    catalog = source.catalog
+    # In this order: rows are what the ranks speak of.
+    pictures = b"".join(catalog.digests.tolist())
+    sides = json.dumps([catalog.classes, catalog.labels.tolist(), catalog.splits.tolist()])
+    programs = ", ".join(
+        f"{name} {version(name)}" for name in ("tellapart", "torch", "numpy", "openvino")
+    )
+    return {
+        "programs": f"{programs}, {short_hash(decoder_identity())}",
+        "pictures": f"{len(catalog)} in {len(catalog.classes)} classes, "
+        f"{short_hash(pictures.decode())}",
+        "labels and splits": short_hash(sides),
+        "pixels": short_hash(repr(source.preprocessing)),
+        "weights": f"{stand.frozen.backbone.name} {short_hash(stand.weights.sha256)}",
+        "network": short_hash(hashlib.sha256(stand.frozen.graph).hexdigest()),
+        "runtime": stand.extractor.runtime.identity,
+        **{f"the recipe's {name}": _short(value) for name, value in source.recipe.facts().items()},
+    }
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= SHOWN else short_hash(text)
+
+
+def _check_shares(source: Source, ranks: Ranks) -> None:
+    """Refuse more ranks than there are pictures for.
+
+    Raises:
+        NotForRanks.
+    """
+    if ranks.alone:
+        return
+    teaching = source.catalog.digests[source.catalog.splits == "train"].tolist()
+    kept = {ranks.homes[rank] for rank in ranks.owners(teaching).tolist()}
+    if len(set(teaching)) < ranks.size or len(kept) < ranks.n_homes:
+        raise NotForRanks(
+            f"{ranks.size} processes train together on {len(set(teaching))} different pictures "
+            f"that teach, and some would have none to learn from. Nothing was trained. Start fewer "
+            f"processes: one is fast enough for so few."
+        )
+
+
+def _ranks_in_words(ranks: Ranks) -> list[str]:
+    if ranks.alone:
+        return []
+    n_cores = available_cores()
+    cores = "1 core" if n_cores == 1 else f"{n_cores} cores"
+    lines = [f"{ranks.size} processes share the work, each on {cores}."]
+    if ranks.n_homes > 1:
+        lines[0] += f" They keep what they compute in {ranks.n_homes} places, each its share."
+    if processes_here() > usable_cores():
+        lines.append(
+            f"WARNING: {processes_here()} processes on a machine with {usable_cores()} cores wait "
+            f"for each other; as many as there are cores would be faster."
+        )
+    return lines
+
+
+def prepare(source: Source, device: str, progress: Progress, ranks: Ranks = ALONE) -> Stand:
     """Find the backbone and its weights, and make it ready for the device."""
     backbone = find_backbone(source.recipe.backbone)
     chosen = choose_device(device)
@@ -222,7 +328,7 @@ def prepare(source: Source, device: str, progress: Progress) -> Stand:
     extractor = open_extractor(
         frozen, weights, source.preprocessing, chosen, source.recipe.flip_at_test
     )
-    return Stand(weights, frozen, extractor, chosen)
+    return Stand(weights, frozen, replace(extractor, ranks=ranks), chosen)
 
 
 def open_tuner(source: Source, stand: Stand, progress: Progress) -> Tuner:
@@ -374,7 +480,9 @@ def _open_run(
     return run
 
 
-def _open_history(source: Source, run: Run, progress: Progress) -> History:
+def _open_history(source: Source, run: Run | None, progress: Progress) -> History:
+    if run is None:
+        return History(None, progress)
     # In one place for all, or runs could not be compared with each other.
     name = run.facts.id or run.facts.name
     trackers = open_trackers(source.recipe.log, name, runs_folder())
@@ -391,9 +499,12 @@ class _Ending:
 
 
 @contextmanager
-def _remembered(run: Run, began: float, progress: Progress) -> Iterator[_Ending]:
-    """Write into the run how it ended, whichever way."""
+def _remembered(run: Run | None, began: float, progress: Progress) -> Iterator[_Ending]:
+    """Write into the run how it ended, whichever way; None: it is another rank's to do."""
     ending = _Ending()
+    if run is None:
+        yield ending
+        return
     state: Literal["done", "failed", "stopped"] = "failed"
     try:
         yield ending

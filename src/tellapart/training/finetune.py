@@ -10,12 +10,12 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +28,11 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from tellapart.backbones.network import Network, Normalise
 from tellapart.backbones.openvino_runtime import best_precision
+from tellapart.backbones.ranks import ALONE, Ranks, fabric_devices
 from tellapart.data.pixels import Preprocessing, available_cores
 from tellapart.errors import CannotResume
 from tellapart.training.checkpoint import (
+    Checkpoint,
     CheckpointFile,
     load_module,
     optimizer_tensors,
@@ -41,6 +43,7 @@ from tellapart.training.history import EpochRecord, History, StepRecord
 from tellapart.training.judging import UNEVEN, Judged, judge, unevenness
 from tellapart.training.recipe import Phase
 from tellapart.training.schedule import rate_factor
+from tellapart.training.shared_norm import shared_statistics
 from tellapart.training.sources import Rows, Source, batches_of
 
 T = TypeVar("T")
@@ -78,6 +81,7 @@ class Pictures:
     """The pictures of a phase: rows of a source, and the labels (N,) of all its rows.
 
     mirror: where the valid pictures come mirrored, if they are to be judged by the mean of both.
+    part: the places in rows that this process works on, of several that learn together.
     """
 
     source: Source
@@ -86,6 +90,25 @@ class Pictures:
     valid: Rows
     n_classes: int
     mirror: Source | None = None
+    part: Callable[[Rows], NDArray[np.int64]] = ALONE.live_part
+
+    def sample(self) -> Tensor:
+        """Return inputs of two pictures that teach, or of one."""
+        rows = self.train[self.part(self.train)][:2]
+        return next(iter(self.source.plain([rows])))
+
+    def views(
+        self, batches: Sequence[Rows], epoch: int, sample: Tensor
+    ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        """Yield random views of this process's part of each batch, and its places in it.
+
+        sample: of the same kind; where a batch is too small for all, a part of it is empty.
+        """
+        places = [self.part(rows) for rows in batches]
+        own = [rows[at] for rows, at in zip(batches, places, strict=True) if len(at)]
+        inputs = self.source.views(own, epoch)
+        for at in places:
+            yield (next(inputs) if len(at) else sample[:0]), at
 
 
 @dataclass(frozen=True)
@@ -96,6 +119,7 @@ class Circumstances:
     checkpoint, best_file: the state after an epoch, and the best weights; both, or neither.
     balanced: judge every class alike, however many pictures it has.
     about: facts for the checkpoint, such as backbone, origin of its weights, and classes.
+    ranks: the processes that learn together; rank 0 has the checkpoints and the clock.
     """
 
     fabric: Fabric
@@ -107,6 +131,7 @@ class Circumstances:
     deadline: float | None = None
     balanced: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -128,7 +153,8 @@ def open_fabric(device: str) -> Fabric:
     # Its notes about precision belong to no one's terminal.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     sixteen = best_precision() == "bf16" if device == "cpu" else _sixteen_bits(device)
-    return Fabric(accelerator=device, devices=1, precision="bf16-mixed" if sixteen else "32-true")
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed" if sixteen else "32-true"
+    return Fabric(accelerator=device, devices=fabric_devices(device), precision=precision)
 
 
 def _sixteen_bits(device: str) -> bool:
@@ -167,12 +193,21 @@ def first_that_learns(network: Network, phase: Phase) -> int:
 
 
 class Stepper:
-    """Learner, loss and optimiser: takes batches, and steps."""
+    """Learner, loss and optimiser: takes batches, and steps.
+
+    Of several ranks each takes its part of a batch. Losses are divided by what belongs to the whole
+    one, so that the gradients of the parts, added up before the step, are those of one process.
+    """
 
     def __init__(
-        self, learner: Learner, phase: Phase, weights: Tensor | None, fabric: Fabric
+        self,
+        learner: Learner,
+        phase: Phase,
+        weights: Tensor | None,
+        fabric: Fabric,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.learner, self.phase, self._fabric = learner, phase, fabric
+        self.learner, self.phase, self._fabric, self._ranks = learner, phase, fabric, ranks
         self.rates = (float(phase.lr), float(phase.lr) * phase.head_lr_factor)
         learner.module.to(memory_format=torch.channels_last)
         learner.prepare.to(fabric.device)
@@ -198,14 +233,40 @@ class Stepper:
             group["lr"] = self.rates[1] * share * factor
 
     def learn(
-        self, inputs: Tensor, labels: Tensor, mixing: np.random.Generator, share: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """Add one batch's gradients; return its mean loss and the number of right answers."""
-        x, other, kept = self._mixed(self.prepared(inputs), labels, mixing)
-        targets = [(labels.to(x.device), kept)]
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        mixing: np.random.Generator,
+        share: float = 1.0,
+        at: NDArray[np.int64] | None = None,
+    ) -> tuple[float, int]:
+        """Add one batch's gradients; return its mean loss and the number of right answers.
+
+        inputs: of this rank's part of the batch. labels: (B,) of all of it. at: the part's places.
+        """
+        place = torch.arange(len(labels)) if at is None else torch.from_numpy(at)
+        x, other, kept = self._mixed(self.prepared(inputs), labels, mixing, place)
+        totals = [self._total(labels)]
+        targets = [(labels[place].to(x.device), kept)]
         if other is not None:
-            targets.append((other.to(x.device), 1 - kept))
-        totals = [self._total(to) for to, _ in targets]
+            totals.append(self._total(other))
+            targets.append((other[place].to(x.device), 1 - kept))
+        loss, right = self._gradients(x, targets, totals, share)
+        summed, n_right = self._ranks.sums(loss, right)
+        return summed, int(n_right)
+
+    def _gradients(
+        self,
+        x: Tensor,
+        targets: Sequence[tuple[Tensor, float]],
+        totals: Sequence[float],
+        share: float,
+    ) -> tuple[float, float]:
+        """Add the gradients of inputs; return the sums of their losses and right answers.
+
+        targets: labels and their weight in the loss; totals: what the summed loss of each is
+            divided by.
+        """
 
         def part(module: nn.Module, rows: slice) -> tuple[Tensor, Tensor]:
             with self._fabric.autocast():
@@ -221,7 +282,7 @@ class Stepper:
         if len(parts) == 1:
             loss, right = part(self.module, parts[0])
             self._fabric.backward(loss * share)
-            return loss.detach(), right
+            return float(loss.detach()), float(right)
 
         def gradients(rows: slice) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
             # Fabric's wrapper insists on its own backward, which adds up in order of arrival.
@@ -232,10 +293,11 @@ class Stepper:
         losses, rights, found = zip(*self._sides.run(gradients, parts), strict=True)
         for each in found:
             _accumulate(self._parameters, each)
-        return torch.stack(losses).sum(), torch.stack(rights).sum()
+        return float(torch.stack(losses).sum()), float(torch.stack(rights).sum())
 
     def step(self) -> None:
-        """Move the weights by the gradients gathered since the last step."""
+        """Move the weights by the gradients gathered since the last step, on all ranks alike."""
+        self._ranks.add_up([p.grad for p in self._parameters if p.grad is not None])
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -282,10 +344,11 @@ class Stepper:
         return [total / sum(totals) for total in totals]
 
     def _mixed(
-        self, x: Tensor, labels: Tensor, generator: np.random.Generator
+        self, x: Tensor, labels: Tensor, generator: np.random.Generator, place: Tensor
     ) -> tuple[Tensor, Tensor | None, float]:
-        """Mix each input with another one of the batch; return that one's label and the share.
+        """Mix each input with another one of the batch; return the others' labels and the share.
 
+        x: the inputs at these places of the batch; another one may be with another rank.
         Mixup (Zhang et al. 2017) blends, cutmix (Yun et al. 2019) pastes a box.
         """
         mixup, cutmix = self.phase.mixup, self.phase.cutmix
@@ -294,9 +357,10 @@ class Stepper:
         paste = cutmix > 0 and x.ndim == 4 and (not mixup or generator.random() < 0.5)
         alpha = cutmix if paste else mixup or cutmix
         share = float(generator.beta(alpha, alpha))
-        order = torch.from_numpy(generator.permutation(len(x)))
+        order = torch.from_numpy(generator.permutation(len(labels)))
+        others = self._everything(x, place, len(labels))[order[place]]
         if not paste:
-            return share * x + (1 - share) * x[order], labels[order], share
+            return share * x + (1 - share) * others, labels[order], share
         height, width = x.shape[2:]
         side = math.sqrt(1 - share)
         y0, x0 = int(generator.integers(height)), int(generator.integers(width))
@@ -304,9 +368,18 @@ class Stepper:
         rows = slice(max(0, y0 - half_h), min(height, y0 + half_h))
         columns = slice(max(0, x0 - half_w), min(width, x0 + half_w))
         x = x.clone()
-        x[:, :, rows, columns] = x[order][:, :, rows, columns]
+        x[:, :, rows, columns] = others[:, :, rows, columns]
         pasted = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
         return x, labels[order], 1 - pasted
+
+    def _everything(self, x: Tensor, place: Tensor, n: int) -> Tensor:
+        """Put the inputs of a batch together from the parts of all ranks."""
+        if self._ranks.alone:
+            return x
+        everything = torch.zeros((n, *x.shape[1:]), dtype=x.dtype, device=x.device)
+        everything[place.to(x.device)] = x
+        self._ranks.add_up([everything])
+        return everything
 
 
 class _SideBySide:
@@ -409,7 +482,8 @@ class PhaseRun:
         self._learner, self._phase, self._pictures = learner, phase, pictures
         self._around = around
         weights = class_weights(phase, pictures.labels[pictures.train], pictures.n_classes)
-        self._stepper = Stepper(learner, phase, weights, around.fabric)
+        self._stepper = Stepper(learner, phase, weights, around.fabric, around.ranks)
+        self._sample = pictures.sample()
         self._average = copy.deepcopy(learner.module) if phase.ema else None
         self._n_epochs = phase.epochs
         self._done = 0
@@ -422,7 +496,7 @@ class PhaseRun:
     def run(self) -> Outcome:
         """Learn, and leave the weights of the best epoch in the learner."""
         self._resume()
-        with self._folded():
+        with shared_statistics(self._learner.module, self._around.ranks), self._folded():
             trouble = self._epochs()
         if self._best_state:
             self._learner.module.load_state_dict(self._best_state)
@@ -437,11 +511,7 @@ class PhaseRun:
         if any(part.training for part in module.modules() if isinstance(part, kinds)):
             return nullcontext()
         # Chance, as in dropout, has no place in it either; each epoch sets the mode anew.
-        return folded(module.eval(), self._example())
-
-    def _example(self) -> Tensor:
-        first = self._pictures.train[:2]
-        return self._stepper.prepared(next(iter(self._pictures.source.plain([first]))))
+        return folded(module.eval(), self._stepper.prepared(self._sample))
 
     def _epochs(self) -> str | None:
         """Run epoch by epoch until enough; return what went wrong, if anything."""
@@ -459,7 +529,9 @@ class PhaseRun:
         around, phase = self._around, self._phase
         epoch = self._done + 1
         seed = (around.seed, around.number, epoch)
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        # The chance of dropout is another one for the pictures of another rank.
+        own = seed if around.ranks.first else (*seed, around.ranks.number)
+        torch.manual_seed(int(np.random.SeedSequence(own).generate_state(1)[0]))
         start = time.monotonic()
         set_mode(self._learner, phase)
         loss, accuracy = self._steps(epoch, seed)
@@ -504,7 +576,7 @@ class PhaseRun:
         groups = [
             batches[i : i + phase.accumulate] for i in range(0, len(batches), phase.accumulate)
         ]
-        inputs = pictures.source.views(batches, epoch)
+        inputs = pictures.views(batches, epoch, self._sample)
         mixing = np.random.default_rng([*seed, 2])
         told_every = max(1, len(groups) // TOLD_PER_EPOCH)
         loss_sum, right, n_seen = 0.0, 0, 0
@@ -515,10 +587,11 @@ class PhaseRun:
             shares = self._stepper.shares([pictures.labels[rows] for rows in group])
             for rows, share in zip(group, shares, strict=True):
                 labels = torch.from_numpy(pictures.labels[rows])
-                loss, n_right = self._stepper.learn(next(inputs), labels, mixing, share)
-                self._first_loss = self._first_loss or float(loss)
-                loss_sum += float(loss) * len(rows)
-                right += int(n_right)
+                views, at = next(inputs)
+                loss, n_right = self._stepper.learn(views, labels, mixing, share, at)
+                self._first_loss = self._first_loss or loss
+                loss_sum += loss * len(rows)
+                right += n_right
                 n_seen += len(rows)
             self._stepper.step()
             self._follow(step)
@@ -560,7 +633,7 @@ class PhaseRun:
         if not len(self._pictures.valid):
             return None
         pictures = self._pictures
-        logits = logits_of(self._judged_module(), self._stepper, pictures)
+        logits = logits_of(self._judged_module(), self._stepper, pictures, self._around.ranks)
         return judge(logits, pictures.labels[pictures.valid], self._around.balanced)
 
     def _is_best(self, judged: Judged | None) -> bool:
@@ -582,6 +655,7 @@ class PhaseRun:
             return
         left = self._around.deadline - time.monotonic()
         fits = int(left / (sum(self._epoch_s[-3:]) / len(self._epoch_s[-3:])))
+        fits = self._around.ranks.tell(lambda: fits)
         self._n_epochs = min(self._phase.epochs, max(self._done + fits, self._done))
 
     def _save(self, best: bool) -> None:
@@ -607,7 +681,7 @@ class PhaseRun:
     def _resume(self) -> None:
         """Go on where a checkpoint of this phase ended."""
         around = self._around
-        found = around.checkpoint.read() if around.checkpoint else None
+        found, best = around.ranks.tell(self._read_checkpoint)
         if found is None or found.facts["phase"] != around.number:
             return
         load_module(self._learner.module, found.part("model"))
@@ -618,7 +692,6 @@ class PhaseRun:
         self._first_loss = found.facts["first_loss"]
         self._best_epoch = found.facts["best_epoch"]
         self._best = Judged(**found.facts["best"]) if found.facts["best"] else None
-        best = around.best_file.read() if around.best_file else None
         # It may be an epoch ahead, which is learned again; older, it could not be written.
         if best is None or (best.facts["phase"], best.facts["best_epoch"]) < (
             around.number,
@@ -631,19 +704,29 @@ class PhaseRun:
             )
         self._best_state = best.part("model")
 
+    def _read_checkpoint(self) -> tuple[Checkpoint | None, Checkpoint | None]:
+        around = self._around
+        found = around.checkpoint.read() if around.checkpoint else None
+        return found, around.best_file.read() if found and around.best_file else None
 
-def logits_of(module: nn.Module, stepper: Stepper, pictures: Pictures) -> NDArray[np.float32]:
-    """Compute the (N, K) logits of the valid pictures.
+
+def logits_of(
+    module: nn.Module, stepper: Stepper, pictures: Pictures, ranks: Ranks = ALONE
+) -> NDArray[np.float32]:
+    """Compute the (N, K) logits of the valid pictures; each rank its part, all get all.
 
     The head is linear: the mean of a picture's logits and its mirror's are those of the mean of
     their features, which is what the finished graph computes.
     """
-    rows = batches_of(pictures.valid, JUDGED_AT_ONCE)
-    logits = stepper.logits(module, pictures.source.plain(rows))
-    if pictures.mirror is None:
-        return logits
-    mirrored = stepper.logits(module, pictures.mirror.plain(rows))
-    return np.asarray((logits + mirrored) / 2, dtype=np.float32)
+    at = pictures.part(pictures.valid)
+    logits = np.zeros((0, pictures.n_classes), dtype=np.float32)
+    if len(at):
+        rows = batches_of(pictures.valid[at], JUDGED_AT_ONCE)
+        logits = stepper.logits(module, pictures.source.plain(rows))
+        if pictures.mirror is not None:
+            mirrored = stepper.logits(module, pictures.mirror.plain(rows))
+            logits = np.asarray((logits + mirrored) / 2, dtype=np.float32)
+    return ranks.whole(logits, at, len(pictures.valid), everywhere=True)
 
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from tellapart.backbones.ranks import ALONE, Ranks
 from tellapart.errors import TrainingDiverged
 from tellapart.training.finetune import Learner, Pictures, Stepper, class_weights, set_mode
 from tellapart.training.recipe import Phase
+from tellapart.training.shared_norm import shared_statistics
 from tellapart.training.sources import batches_of
 
 SMOOTHING = 0.9
@@ -45,6 +47,7 @@ def find_rate(
     start: float = 1e-7,
     end: float = 1.0,
     steps: int = 100,
+    ranks: Ranks = ALONE,
 ) -> RateTest:
     """Try rates of the body from start to end, each times the same factor more than the last.
 
@@ -57,11 +60,12 @@ def find_rate(
     before = copy.deepcopy(learner.module.state_dict())
     trial = replace_rate(phase, start)
     weights = class_weights(phase, pictures.labels[pictures.train], pictures.n_classes)
-    stepper = Stepper(learner, trial, weights, fabric)
+    stepper = Stepper(learner, trial, weights, fabric, ranks)
     torch.manual_seed(0)
     set_mode(learner, phase)
     try:
-        rates, losses = _climb(stepper, pictures, (start, end), steps)
+        with shared_statistics(learner.module, ranks):
+            rates, losses = _climb(stepper, pictures, (start, end), steps)
     finally:
         learner.module.load_state_dict(before)
     if len(rates) < 2:
@@ -83,7 +87,7 @@ def _climb(
     order = np.random.default_rng(0).permutation(pictures.train)
     batches = batches_of(order, stepper.phase.batch)
     batches = list(islice(cycle(batches), steps))
-    inputs = pictures.source.views(batches, epoch=0)
+    inputs = pictures.views(batches, 0, pictures.sample())
     mixing = np.random.default_rng(0)
     rates: list[float] = []
     losses: list[float] = []
@@ -92,7 +96,8 @@ def _climb(
         rate = ends[0] * (ends[1] / ends[0]) ** (number / max(1, steps - 1))
         stepper.set_rate(rate / ends[0])
         labels = torch.from_numpy(pictures.labels[rows])
-        loss = float(stepper.learn(next(inputs), labels, mixing)[0])
+        views, at = next(inputs)
+        loss, _ = stepper.learn(views, labels, mixing, at=at)
         stepper.step()
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         smoothed = mean / (1 - SMOOTHING ** (number + 1))

@@ -6,7 +6,7 @@ Needs no torch as long as only the head is solved for.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tellapart.backbones.device import Device
 from tellapart.backbones.extractor import Extractor
+from tellapart.backbones.ranks import Ranks
 from tellapart.backbones.weights import Weights
 from tellapart.data.catalog import Catalog
 from tellapart.data.splitting import leaked
@@ -39,7 +40,7 @@ class Material:
     features: (N, D) float16 of the catalog's pictures, from the network as it came.
     extractor: where they come from. deadline: on time.monotonic, or None.
     run: where it is remembered; None: nowhere. head: (K, D) and (K,), of the classifier that is
-    gone on from.
+    gone on from. Of several ranks, the first has the features and the run.
     """
 
     catalog: Catalog
@@ -54,6 +55,11 @@ class Material:
     deadline: float | None = None
     resume: bool = False
     head: tuple[Floats, Floats] | None = None
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that work on this together: those that the extractor shares work with."""
+        return self.extractor.ranks
 
     @property
     def scored_split(self) -> str | None:
@@ -190,7 +196,9 @@ class _Phases:
         labels = material.catalog.labels
         judged = None
         if len(valid):
-            judged = judge(probe.logits(features[valid]), labels[valid], material.balanced)
+            judged = material.ranks.tell(
+                lambda: judge(probe.logits(features[valid]), labels[valid], material.balanced)
+            )
         better = self._judged is None or judged is None or judged.better_than(self._judged)
         kept = better or phase.keep == "always"
         if kept:
@@ -209,14 +217,23 @@ class _Phases:
         return np.asarray(material.catalog.splits == "train")
 
     def _fit(self, features: NDArray[np.float16], taught: NDArray[np.bool_]) -> Probe:
-        catalog = self._material.catalog
-        return fit_probe(
-            features[taught],
-            catalog.labels[taught],
-            catalog.units[taught],
-            len(catalog.classes),
-            self._material.progress,
-        )
+        """Fit the head; of several ranks the first does, and keeps the out-of-fold logits."""
+        catalog, ranks = self._material.catalog, self._material.ranks
+        solved: Probe | None = None
+
+        def solve() -> Probe:
+            nonlocal solved
+            solved = fit_probe(
+                features[taught],
+                catalog.labels[taught],
+                catalog.units[taught],
+                len(catalog.classes),
+                self._material.progress,
+            )
+            return replace(solved, out_of_fold_logits=solved.out_of_fold_logits[:0])
+
+        told = ranks.tell(solve)
+        return solved or told
 
     def _refit(self) -> NDArray[np.bool_]:
         """Let valid teach too where nothing but the head stands and test scores."""
@@ -274,13 +291,16 @@ class _Phases:
 
     def _go_back(self) -> None:
         """Take up the state in which the interrupted run began its last phase."""
-        run = self._material.run
+        run, history, ranks = self._material.run, self._material.history, self._material.ranks
         file = run.checkpoint and run.checkpoint.with_name("before.safetensors") if run else None
-        if file is None or not file.exists():
+        if not ranks.tell(lambda: file is not None and file.exists()):
             # Not one phase had begun that needs the network, or torch.
-            self._material.history.restore(1, 0)
+            history.restore(1, 0)
             return
         before = self._open_tuner().go_back()
+        for record in ranks.tell(lambda: list(history.phases)):
+            if not ranks.first:
+                history.add(record)
         if before is not None:
             self._resumed_at = before.phase
             self._tuned, self._judged = before.tuned, before.judged

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from tellapart.data.augmentation import Flip
 from tellapart.data.pixels import Pixels, decode_many, read_pixels
 from tellapart.errors import TrainingDiverged, UnreadablePicture
 from tellapart.files import cache_folder
-from tellapart.training.checkpoint import CheckpointFile, load_module
+from tellapart.training.checkpoint import Checkpoint, CheckpointFile, load_module
 from tellapart.training.finetune import (
     Circumstances,
     Learner,
@@ -53,6 +52,7 @@ from tellapart.training.plan import (
 )
 from tellapart.training.probe import fit_probe
 from tellapart.training.recipe import Phase
+from tellapart.training.shared_norm import shared_statistics
 from tellapart.training.sources import KeptSource, LiveSource, Source
 
 if TYPE_CHECKING:
@@ -191,8 +191,8 @@ class Tuner:
 
     def go_back(self) -> Before | None:
         """Load the state in which the interrupted run began its last phase."""
-        file = self._file("before")
-        found = file.read() if file else None
+        ranks = self._material.ranks
+        found, last = ranks.tell(lambda: (self._read("before"), self._read("checkpoint")))
         if found is None:
             return None
         self.network.new_head(len(self._material.catalog.classes), "new")
@@ -202,8 +202,6 @@ class Tuner:
         judged = Judged(**facts["judged"]) if facts["judged"] else None
         stood = found.part("head")
         head = (stood["weight"].numpy(), stood["bias"].numpy()) if stood else None
-        checkpoint = self._file("checkpoint")
-        last = checkpoint.read() if checkpoint else None
         same = last is not None and last.facts["phase"] == facts["phase"]
         epoch = last.facts["epoch"] if last is not None and same else 0
         self._material.history.restore(facts["phase"], epoch)
@@ -240,11 +238,11 @@ class Tuner:
         """Plan a phase, compute what it keeps, and cut the network for it; None: no time."""
         plan, wanted, epoch_s = self.plan(phase), phase.epochs, 0.0
         if deadline is not None:
-            if deadline <= time.monotonic():
+            if self._left_s(deadline) <= 0:
                 return None
             speed = self.measure(plan.phase)
             plan = replace(plan, n_plain=self._n_plain(plan.phase))
-            left_s = deadline - time.monotonic()
+            left_s = self._left_s(deadline)
             plan = fit_time(plan, self._n("train"), self._n("valid"), speed, left_s)
             too_few = plan.phase.epochs < min(MIN_EPOCHS, wanted)
             if too_few or (plan.expected_s or 0.0) > left_s:
@@ -254,12 +252,12 @@ class Tuner:
         pictures, plain = self._pictures(plan.phase)
         if deadline is not None and plain is not None:
             n_said = len(plan.notes)
-            plan = fit_again(plan, wanted, epoch_s, deadline - time.monotonic())
+            plan = fit_again(plan, wanted, epoch_s, self._left_s(deadline))
             self._say(plan.notes[n_said:])
         phase = plan.phase
         learner = build_learner(self.network, phase, self._material.extractor.preprocessing)
         if phase.lr == "auto":
-            found = find_rate(learner, phase, pictures, self.fabric)
+            found = find_rate(learner, phase, pictures, self.fabric, ranks=self._material.ranks)
             self._material.progress.say(f"The range test suggests a rate of {found.suggested:.1e}.")
             phase = phase.model_copy(update={"lr": found.suggested})
         return Prepared(phase, learner, pictures, plan, plain)
@@ -277,7 +275,7 @@ class Tuner:
             phase = phase.model_copy(update={"cut": cut})
         if phase.kept_views is None:
             return Plan(phase, 0.0)
-        room_mb = min(material.recipe.kept_gb * 1000, _free_mb(cache_folder()) - SPARED_MB)
+        room_mb = min(material.recipe.kept_gb * 1000, self._room_mb())
         numbers = self._n("train"), self._n("valid"), self.kept_kb(phase), room_mb
         plan = fit_disk(phase, *numbers)
         if phase.cut is None or plan.phase.kept_views is not None:
@@ -299,42 +297,56 @@ class Tuner:
 
     def measure(self, phase: Phase) -> Speed:
         """Measure views/s and pictures/s of a phase on this machine, now."""
-        rows = self._material.rows("train")[:MEASURED_PICTURES]
-        n_views = len(rows)
+        material, ranks = self._material, self._material.ranks
+        rows = material.rows("train")[:MEASURED_PICTURES]
         sets: list[KeptSet] = []
         if phase.kept_views is not None:
             # Opened before the clock starts: exporting and compiling happen once.
             prefix = self._prefix(phase)
             start = time.monotonic()
             # A view number that no phase draws: what is measured must not be kept already.
-            sets = self._views(prefix, rows, phase, [(int(time.time_ns() % 2**31), 2**20)])
-            views_per_s = n_views / (time.monotonic() - start)
+            unused = ranks.tell(lambda: int(time.time_ns() % 2**31))
+            sets = self._views(prefix, rows, phase, [(unused, 2**20)])
+            views_per_s = len(rows) / (time.monotonic() - start)
             source: Source = KeptSource(self._digests(), sets[0], (), 0)
         else:
             source = self._live(phase)
             views_per_s = 1e9
+        learned_per_s = self._measure_steps(phase, source, rows)
+        ranks.wait()
+        for kept in sets:
+            kept.remove()
+        return ranks.tell(lambda: Speed(views_per_s, learned_per_s))
+
+    def _measure_steps(self, phase: Phase, source: Source, rows: NDArray[np.int64]) -> float:
+        """Measure pictures/s of steps on these rows of a source; the weights are put back."""
+        ranks = self._material.ranks
+        labels = self._material.catalog.labels
+        n_classes = len(self._material.catalog.classes)
+        pictures = Pictures(source, labels, rows, rows[:0], n_classes, part=self._part(phase))
         learner = build_learner(self.network, phase, self._material.extractor.preprocessing)
         before = {name: value.clone() for name, value in learner.module.state_dict().items()}
         trial = phase.model_copy(update={"lr": 1e-6})
-        stepper = Stepper(learner, trial, None, self.fabric)
+        stepper = Stepper(learner, trial, None, self.fabric, ranks)
         set_mode(learner, phase)
         batches = [np.resize(rows, phase.batch)] * (MEASURED_STEPS + 1)
-        inputs = source.plain(batches) if phase.kept_views is not None else source.views(batches, 0)
+        sample = pictures.sample()
         times = []
-        first = next(inputs)
-        with folded(learner.module, stepper.prepared(first[:2])):
+        with (
+            shared_statistics(learner.module, ranks),
+            folded(learner.module, stepper.prepared(sample)),
+        ):
+            inputs = pictures.views(batches, 0, sample)
             last = time.monotonic()
-            for batch, labels in zip(chain([first], inputs), batches, strict=True):
-                targets = torch.from_numpy(self._material.catalog.labels[labels])
-                stepper.learn(batch, targets, np.random.default_rng(0))
+            for (batch, at), these in zip(inputs, batches, strict=True):
+                targets = torch.from_numpy(labels[these])
+                stepper.learn(batch, targets, np.random.default_rng(0), at=at)
                 stepper.step()
                 # From step to step: a phase that runs live waits for pictures as well.
                 last, before_it = time.monotonic(), last
                 times.append(last - before_it)
         learner.module.load_state_dict(before)
-        for kept in sets:
-            kept.remove()
-        return Speed(views_per_s, phase.batch / float(np.median(times[1:])))
+        return phase.batch / float(np.median(times[1:]))
 
     def rate_test(self, phase: Phase, start: float, end: float, steps: int) -> RateTest:
         """Find a rate for a phase as it would begin now."""
@@ -409,10 +421,13 @@ class Tuner:
             return None
         paths, digests = self._files(self._material.rows("train"))
         kept, filled = self._prefix(plan.phase).plain(paths, digests, self._material.progress)
-        there = np.array([digest in kept for digest in digests])
-        values = np.zeros((len(digests), self.network.n_features), dtype=np.float16)
+        rows = self._material.ranks.own(digests)
+        own = [digests[row] for row in rows]
+        there = np.array([digest in kept for digest in own], dtype=bool)
+        values = np.zeros((len(own), self.network.n_features), dtype=np.float16)
         if there.any():
-            values[there] = self._from_cut(cut, kept, [one for one in digests if one in kept])
+            values[there] = self._from_cut(cut, kept, [one for one in own if one in kept])
+        values = self._material.ranks.whole(values, rows, len(digests))
         return Computed(values, filled.unreadable, filled.n_computed)
 
     # ---- what comes out
@@ -431,24 +446,30 @@ class Tuner:
         flip = material.recipe.flip_at_test
         graph = export_graph(self.network, preprocessing, flip=flip)
         finished = open_finished(self.network, graph, preprocessing, material.device, flip)
-        catalog = material.catalog
-        short = np.zeros(len(catalog), dtype=bool)
-        values = np.zeros((len(catalog), self.network.n_features), dtype=np.float16)
+        catalog, ranks = material.catalog, material.ranks
+        rows = ranks.own(catalog.digests.tolist())
+        own = catalog.digests[rows]
+        short = np.zeros(len(rows), dtype=bool)
+        values = np.zeros((len(rows), self.network.n_features), dtype=np.float16)
         if self._kept_at and self._kept_at[1] == self._version and not flip:
             cut, _, kept = self._kept_at
-            digests = catalog.digests.tolist()
-            short = (catalog.splits == "train") & np.array([one in kept for one in digests])
-            values[short] = self._from_cut(cut, kept, catalog.digests[short].tolist())
-        rest = np.flatnonzero(~short)
-        found = finished.features(
-            catalog.paths[rest].tolist(), catalog.digests[rest].tolist(), material.progress
+            there = np.array([one in kept for one in own.tolist()], dtype=bool)
+            short = (catalog.splits[rows] == "train") & there
+        if short.any():
+            values[short] = self._from_cut(cut, kept, own[short].tolist())
+        rest = rows[~short]
+        found = finished.own_features(
+            catalog.paths[rest].tolist(), own[~short].tolist(), material.progress
         )
-        values[rest] = found.values
+        # Not one that could be read has no width.
+        values[~short] = found.values if found.values.shape[1] else 0
         weights = {
             name: value.detach().cpu().contiguous()
             for name, value in self.network.state_dict().items()
         }
-        unreadable = {int(rest[row]): why for row, why in found.unreadable.items()}
+        unread = ranks.gather({int(rest[row]): why for row, why in found.unreadable.items()})
+        unreadable = {row: why for each in unread for row, why in each.items()}
+        values = ranks.whole(values, rows, len(catalog))
         return Tuned(graph, save(weights), values, unreadable)
 
     def _from_cut(self, cut: str, kept: KeptSet, digests: Sequence[bytes]) -> NDArray[np.float16]:
@@ -473,6 +494,22 @@ class Tuner:
     def _digests(self) -> NDArray[np.bytes_]:
         return self._material.catalog.digests
 
+    def _part(self, phase: Phase) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+        """Return what of some rows is this rank's to learn from."""
+        ranks = self._material.ranks
+        if phase.kept_views is None:
+            return ranks.live_part
+        return ranks.kept_part(self._digests().tolist())
+
+    def _left_s(self, deadline: float) -> float:
+        """Return the seconds until then, by the clock of rank 0."""
+        return self._material.ranks.tell(lambda: deadline - time.monotonic())
+
+    def _room_mb(self) -> float:
+        """Return how much can be kept on disk, by all ranks together, of whom each has a share."""
+        ranks = self._material.ranks
+        return min(ranks.gather(_free_mb(cache_folder()) - SPARED_MB)) * ranks.n_homes
+
     def _deadline(self) -> float | None:
         """When the phase should end: the whole deadline, less what comes after it."""
         deadline = self._material.deadline
@@ -495,22 +532,35 @@ class Tuner:
         if phase.kept_views is None:
             live = self._live(phase)
             mirror = replace(live, mirrored=True) if flip else None
-            return Pictures(live, labels, train, valid, n_classes, mirror), None
+            part = self._part(phase)
+            return Pictures(live, labels, train, valid, n_classes, mirror, part), None
         prefix = self._prefix(phase)
         both = np.concatenate([train, valid])
         plain, _ = prefix.plain(*self._files(both), material.progress)
         numbers = [(material.recipe.seed, view) for view in range(phase.kept_views)]
         sets = self._views(prefix, train, phase, numbers) if numbers else []
         # A picture that was taken away since has no place in the phase.
-        digests = self._digests().tolist()
-        train = np.array([row for row in train if all(digests[row] in s for s in (plain, *sets))])
-        valid = np.array([row for row in valid if digests[row] in plain], dtype=np.int64)
+        part = self._part(phase)
+        train = self._kept(train, (plain, *sets), part)
+        valid = self._kept(valid, (plain,), part)
         source = KeptSource(self._digests(), plain, sets, material.recipe.seed)
         # Where the head alone learns, its features are means of both already.
         mirrored = None
         if flip and phase.cut is not None and len(valid):
             mirrored = KeptSource(self._digests(), self._mirrored(prefix, valid), (), 0)
-        return Pictures(source, labels, train, valid, n_classes, mirrored), plain
+        return Pictures(source, labels, train, valid, n_classes, mirrored, part), plain
+
+    def _kept(
+        self,
+        rows: NDArray[np.int64],
+        sets: Sequence[KeptSet],
+        part: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    ) -> NDArray[np.int64]:
+        """Return those rows that lie in all sets, each looked up by the rank that reads it."""
+        digests, at = self._digests().tolist(), part(rows)
+        found = [all(digests[row] in kept for kept in sets) for row in rows[at]]
+        there = self._material.ranks.whole(np.array(found, bool), at, len(rows), everywhere=True)
+        return np.asarray(rows[there])
 
     def _mirrored(self, prefix: Extractor, rows: NDArray[np.int64]) -> KeptSet:
         mirror = (Flip(horizontal=1.0),)
@@ -552,7 +602,7 @@ class Tuner:
                 found = open_finished(self.network, graph, preprocessing, device, flip)
             else:
                 found = open_prefix(self.network, preprocessing, phase.cut, device)
-            self._prefixes[key] = found
+            self._prefixes[key] = replace(found, ranks=self._material.ranks)
         return self._prefixes[key]
 
     def _circumstances(self, number: int) -> Circumstances:
@@ -567,7 +617,12 @@ class Tuner:
             deadline=self._deadline(),
             balanced=material.balanced,
             about=material.about(),
+            ranks=material.ranks,
         )
+
+    def _read(self, name: str) -> Checkpoint | None:
+        file = self._file(name)
+        return file.read() if file else None
 
     def _file(self, name: str) -> CheckpointFile | None:
         run = self._material.run
