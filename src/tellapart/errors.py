@@ -57,6 +57,9 @@
     │   ├── BadTokens            112   tokens that cannot be read or are too short
     │   ├── BadDatabase          113   records can be neither read nor written there
     │   └── BadModels            114   two classifiers would have the same name
+    ├── RayError             prediction on Ray
+    │   ├── ClusterNotReached    131   no Ray cluster answers at the address, or none starts here
+    │   └── WorkersLost          132   workers cannot start, or die again and again
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
         └── NotFetched          102   … because it did not arrive, or not as it should (the same)
 
@@ -424,3 +427,19 @@ class BadModels(ServingError):
     """Classifiers that cannot be served together."""
 
     exit_code = 114
+
+
+class RayError(TellapartError):
+    """Prediction on Ray."""
+
+
+class ClusterNotReached(RayError):
+    """No Ray cluster answers at the address, or none can be started on this machine."""
+
+    exit_code = 131
+
+
+class WorkersLost(RayError):
+    """The workers of a cluster cannot start, or died over the same pictures again and again."""
+
+    exit_code = 132

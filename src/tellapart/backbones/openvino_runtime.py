@@ -61,6 +61,7 @@ class OpenVinoRuntime:
         output: which output to compute; what is not needed for it is cut away.
         precision: "bf16", "f32", or None for `best_precision()`.
         latency: compile for single pictures rather than for a stream of batches.
+        n_threads: cores to keep busy; None: all of this process.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class OpenVinoRuntime:
         output: str = "features",
         precision: Precision | None = None,
         latency: bool = False,
+        n_threads: int | None = None,
     ) -> None:
+        self._n_threads = n_threads
         self.precision: Precision = precision or best_precision()
         self.batch = 1 if latency else BATCH
         model = _core().read_model(io.BytesIO(graph))
@@ -102,7 +105,7 @@ class OpenVinoRuntime:
         hints = {
             "PERFORMANCE_HINT": "LATENCY" if self.batch == 1 else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": self.precision,
-        }
+        } | ({"INFERENCE_NUM_THREADS": self._n_threads} if self._n_threads else {})
         return _core().compile_model(self._model, "CPU", hints)
 
     def run(self, arrays: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float16]]:
