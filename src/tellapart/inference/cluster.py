@@ -143,22 +143,24 @@ class Cluster:
         import ray.data
 
         n_blocks = len(window)
-        context = ray.data.DataContext.get_current().copy()
+        with _without_warnings():
+            context = ray.data.DataContext.get_current().copy()
         context.execution_options.preserve_order = ordered
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         with ray.data.DataContext.current(context):
             blocks = ray.data.from_arrow(window)
         del window  # They are in Ray's store now.
-        answered = blocks.map_batches(
-            _Worker,
-            fn_constructor_args=([self._there], top, ordered, few),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(self.n_workers, n_blocks)),
-            num_cpus=self._cores,
-            max_task_retries=RETRIES,
-        )
+        with _without_warnings():  # max_task_retries has no other way in before Ray 2.64.
+            answered = blocks.map_batches(
+                _Worker,
+                fn_constructor_args=([self._there], top, ordered, few),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=min(self.n_workers, n_blocks)),
+                num_cpus=self._cores,
+                max_task_retries=RETRIES,
+            )
         for batch in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
             for answers in batch["answers"]:
                 # Made by our own workers, in a cluster that only its owner can use.
@@ -266,8 +268,7 @@ def _import_ray() -> ModuleType:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _without_warnings():
             import ray
             import ray.data
     except ImportError as error:
@@ -321,6 +322,14 @@ def _hushed() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Let Ray use what Ray itself says is deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
