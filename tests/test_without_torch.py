@@ -16,7 +16,7 @@ import pytest
 
 from tellapart.bundle.bundle import open_bundle
 
-EXTRA = ("torch", "torchvision", "timm", "lightning_fabric", "huggingface_hub", "matplotlib")
+EXTRA = ("ray", "torch", "torchvision", "timm", "lightning_fabric", "huggingface_hub", "matplotlib")
 
 # Python runs this at start. The extra is then as if it had never been installed: nothing finds
 # it, so that `find_spec` answers None and an import fails as it does on a bare machine.

@@ -62,6 +62,9 @@
     │   ├── StoreRefused         124   credentials lack, or do not allow it
     │   ├── BadShards            125   tar, Parquet or Arrow files of pictures that cannot be used
     │   └── BadAddress           126   an address that is not known, or must not be used
+    ├── RayError             prediction on Ray
+    │   ├── ClusterNotReached    131   no Ray cluster answers at the address, or none starts here
+    │   └── WorkersLost          132   workers cannot start, or die again and again
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
         └── NotFetched          102   … because it did not arrive, or not as it should (the same)
 
@@ -484,3 +487,17 @@ class NotForRanks(RanksError):
     """Several processes cannot do this, or not here."""
 
     exit_code = 129
+class RayError(TellapartError):
+    """Prediction on Ray."""
+
+
+class ClusterNotReached(RayError):
+    """No Ray cluster answers at the address, or none can be started on this machine."""
+
+    exit_code = 131
+
+
+class WorkersLost(RayError):
+    """The workers of a cluster cannot start, or died over the same pictures again and again."""
+
+    exit_code = 132

@@ -63,6 +63,7 @@ class OpenVinoRuntime:
         output: which output to compute; what is not needed for it is cut away.
         precision: "bf16", "f32", or None for `best_precision()`.
         latency: compile for single pictures rather than for a stream of batches.
+        n_threads: cores to keep busy; None: all of this process.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class OpenVinoRuntime:
         output: str = "features",
         precision: Precision | None = None,
         latency: bool = False,
+        n_threads: int | None = None,
     ) -> None:
+        self._n_threads = n_threads
         self.precision: Precision = precision or best_precision()
         self.batch = 1 if latency else BATCH
         model = _core().read_model(io.BytesIO(graph))
@@ -105,9 +108,13 @@ class OpenVinoRuntime:
             "PERFORMANCE_HINT": "LATENCY" if self.batch == 1 else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": self.precision,
         }
-        if processes_here() > 1:
-            # Else each takes all cores, and pins its threads to the same ones.
-            hints |= {"INFERENCE_NUM_THREADS": available_cores(), "ENABLE_CPU_PINNING": False}
+        shared = processes_here() > 1
+        n_threads = self._n_threads or (available_cores() if shared else None)
+        if n_threads:
+            hints["INFERENCE_NUM_THREADS"] = n_threads
+        if shared:
+            # Else they all pin their threads to the same cores.
+            hints["ENABLE_CPU_PINNING"] = False
         return _core().compile_model(self._model, "CPU", hints)
 
     def run(self, arrays: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float16]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,7 @@ from tellapart.cli.options import (
 from tellapart.errors import NoReadablePicture, listed
 
 if TYPE_CHECKING:
+    from tellapart.inference.batch import Engine
     from tellapart.inference.classifier import Classifier, Prediction
     from tellapart.inference.inputs import Inputs
     from tellapart.pipeline import Evaluation
@@ -84,6 +86,15 @@ def predict(
         typer.Option(metavar="DIR", help="Also draw what in each picture speaks for its answer."),
     ] = None,
     precision: PrecisionName = "auto",
+    engine: Annotated[
+        str, typer.Option(help="Who computes: local, or ray: the workers of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="The cluster of --engine ray; else this machine alone."
+        ),
+    ] = None,
 ) -> None:
     """Say what is on pictures, with calibrated confidence."""
     from tellapart.data.catalog import tell_not_entered
@@ -100,25 +111,38 @@ def predict(
         raise typer.BadParameter("--resume goes on with an output: name it with --out.")
     if out and (show or explain):
         raise typer.BadParameter("--show and --explain draw what is printed: leave --out away.")
+    if engine not in ("local", "ray"):
+        raise typer.BadParameter(f"--engine {engine}: expected local or ray.")
+    if address and engine != "ray":
+        raise typer.BadParameter("--address names a Ray cluster: add --engine ray.")
     classifier = Classifier.load(model, chosen_precision(precision), accept)
     inputs = Inputs(pictures, column)
     progress = open_progress(quiet, verbose)
-    if out:
-        n, failed = _predict_into(
-            classifier, inputs, out, resume, top or TOP, not unordered, as_json, progress
-        )
-    else:
-        draw = _drawer(classifier, pictures, show, explain)
-        print_one = _json_line if as_json else _csv_writer() if as_csv else _text_lines
-        n = failed = 0
-        total = inputs.count() if progress.shows_bars else None
-        with progress.bar("Predicting", total, "pictures") as advance:
-            for prediction in classifier.stream(inputs, top or TOP, not unordered):
-                print_one(prediction)
-                draw(prediction)
-                n += 1
-                failed += prediction.error is not None
-                advance(1)
+    with _opened(classifier, engine, model, precision, accept, address) as answering:
+        if out:
+            n, failed = _predict_into(
+                classifier,
+                answering,
+                inputs,
+                out,
+                resume,
+                top or TOP,
+                not unordered,
+                as_json,
+                progress,
+            )
+        else:
+            draw = _drawer(classifier, pictures, show, explain)
+            print_one = _json_line if as_json else _csv_writer() if as_csv else _text_lines
+            n = failed = 0
+            total = inputs.count() if progress.shows_bars else None
+            with progress.bar("Predicting", total, "pictures") as advance:
+                for prediction in answering.stream(inputs, top or TOP, not unordered):
+                    print_one(prediction)
+                    draw(prediction)
+                    n += 1
+                    failed += prediction.error is not None
+                    advance(1)
     tell_not_entered(inputs.set_aside, progress)
     if not n:
         raise NoReadablePicture(
@@ -132,8 +156,25 @@ def predict(
         )
 
 
+def _opened(
+    classifier: Classifier,
+    engine: str,
+    model: Path,
+    precision: str,
+    accept: float | None,
+    address: str | None,
+) -> AbstractContextManager[Engine]:
+    """Open what computes: the classifier itself, or workers that hold it, too."""
+    if engine == "local":
+        return nullcontext(classifier)
+    from tellapart.inference.cluster import open_cluster
+
+    return open_cluster(model, chosen_precision(precision), accept, address=address)
+
+
 def _predict_into(
     classifier: Classifier,
+    answering: Engine,
     inputs: Inputs,
     out: Path,
     resume: bool,
@@ -152,7 +193,7 @@ def _predict_into(
     tally = Tally()
     try:
         predict_into(
-            classifier,
+            answering,
             inputs,
             output,
             top=top,

@@ -5,11 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from tellapart.inference.classifier import Classifier
+from tellapart.inference.classifier import Prediction
 from tellapart.inference.outputs import Output
 from tellapart.progress import Progress
+
+
+class Engine(Protocol):
+    """What answers for paths: a `Classifier` here, or the `Cluster` of `open_cluster`."""
+
+    def stream(
+        self, pictures: Iterable[str], top: int = 5, ordered: bool = True
+    ) -> Iterator[Prediction]: ...
 
 
 @dataclass
@@ -42,7 +50,7 @@ class Tally:
 
 
 def predict_into(
-    classifier: Classifier,
+    engine: Engine,
     paths: Iterable[str],
     output: Output,
     *,
@@ -75,7 +83,7 @@ def predict_into(
                 else:
                     yield path
 
-        for prediction in classifier.stream(missing(), top, ordered):
+        for prediction in engine.stream(missing(), top, ordered):
             output.write(prediction)
             tally.n += 1
             tally.n_unreadable += prediction.error is not None

@@ -126,8 +126,10 @@ class Classifier:
         bundle: Bundle,
         precision: Precision | Literal["int8"] | None = None,
         accept: float | None = None,
+        n_threads: int | None = None,
     ) -> None:
         self._bundle = bundle
+        self._n_threads = n_threads
         # What is not in 8 bits runs in what is fastest.
         self._precision: Precision | None = None if precision == "int8" else precision
         self._graph = bundle.int8_graph if precision == "int8" else None
@@ -140,6 +142,7 @@ class Classifier:
         path: str | Path,
         precision: Precision | Literal["int8"] | None = None,
         accept: float | None = None,
+        n_threads: int | None = None,
     ) -> Classifier:
         """Open a .tellapart file.
 
@@ -147,11 +150,12 @@ class Classifier:
             takes what is fastest on this machine without costing accuracy.
         accept: the accuracy wanted among the pictures that are not called unsure; None: as set
             in the file.
+        n_threads: cores that streams of pictures may keep busy; None: all of this process.
 
         Raises:
             BundleNotFound, BundleDamaged, BundleFromFuture, NotQuantised.
         """
-        return cls(open_bundle(path), precision, accept)
+        return cls(open_bundle(path), precision, accept, n_threads)
 
     @property
     def manifest(self) -> Manifest:
@@ -187,13 +191,18 @@ class Classifier:
         return Predictions(self.stream(list(cast("Iterable[Picture]", pictures)), top))
 
     def stream(
-        self, pictures: Iterable[Picture], top: int = 5, ordered: bool = True
+        self,
+        pictures: Iterable[Picture],
+        top: int = 5,
+        ordered: bool = True,
+        few: bool | None = None,
     ) -> Iterator[Prediction]:
         """Answer for each picture, in bounded memory.
 
         ordered: False answers in the order in which files are read, so none waits for a slow one.
+        few: whether to compute them one at a time; None: where there are fewer than FEW.
         """
-        for row, (picture, result) in enumerate(self._features(pictures, ordered)):
+        for row, (picture, result) in enumerate(self._features(pictures, ordered, few)):
             name = _name(picture, row)
             if isinstance(result, UnreadablePicture):
                 found = Prediction(name, None, None, error=str(result))
@@ -223,17 +232,19 @@ class Classifier:
         runtime = self._few if len(pixels) < FILLS else self._many
         return runtime.run(pixels)
 
-    def prepare(self) -> None:
+    def prepare(self, sizes: Sequence[int] = (1, FILLS)) -> None:
         """Compute one blank picture: what is read from the file and compiled, is so from here on.
 
         The file may be replaced afterwards: nothing of it is read again.
+        sizes: how many pictures will be asked about at once; each below FILLS and each from there
+            on is compiled for once.
 
         Raises:
             BundleDamaged: what is in the file cannot be run.
         """
         size_px = self.manifest.preprocessing.size_px
         blank = np.zeros((size_px, size_px, 3), np.uint8)
-        for n in (1, FILLS):
+        for n in sizes:
             self.answers(["blank"] * n, np.stack(list(self.features_of([blank] * n))))
 
     def explain(self, picture: Picture, label: str | None = None) -> Explanation:
@@ -288,13 +299,16 @@ class Classifier:
         return (result for _, result in self._features(pictures))
 
     def _features(
-        self, pictures: Iterable[Picture], ordered: bool = True
+        self, pictures: Iterable[Picture], ordered: bool = True, few: bool | None = None
     ) -> Iterator[tuple[Picture, NDArray[np.float16] | UnreadablePicture]]:
         """Yield each picture with its (D,) features, or why it could not be read."""
         rest = iter(pictures)
         first = list(islice(rest, FEW))
+        few = len(first) < FEW if few is None else few
         read = partial(picture_pixels, preprocessing=self.manifest.preprocessing)
-        workers = 1 if len(first) == 1 else None
+        # One more than cores: as `decode_with_names` does it where nobody says how many.
+        all_of_them = None if self._n_threads is None else self._n_threads + 1
+        workers = 1 if len(first) == 1 else all_of_them
         decoded = decode_with_names(chain(first, rest), read, workers, ordered)
         # What went into the network or was unreadable, and was not answered yet.
         waiting: deque[tuple[Picture, UnreadablePicture | None]] = deque()
@@ -313,7 +327,7 @@ class Classifier:
                     n_errors = 0
 
         while first:
-            runtime = self._few if len(first) < FEW else self._many
+            runtime = self._few if few else self._many
             for features in runtime.run(readable()):
                 yield from _errors_first(waiting)
                 yield waiting.popleft()[0], features
@@ -365,7 +379,9 @@ class Classifier:
         """
         graph = self._graph or self._bundle.graph
         try:
-            runtime = OpenVinoRuntime(graph, precision=self._precision, latency=latency)
+            runtime = OpenVinoRuntime(
+                graph, precision=self._precision, latency=latency, n_threads=self._n_threads
+            )
             n_classes = len(runtime.constant("head.bias"))
         except (RuntimeError, KeyError) as error:
             raise damaged(self._bundle.path, "its graph cannot be run") from error

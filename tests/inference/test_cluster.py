@@ -1,0 +1,237 @@
+"""Prediction on Ray: the numbers of one machine, and nothing lost when a worker dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tellapart.errors import ClusterNotReached, MissingExtra, WorkersLost
+from tellapart.inference import cluster as cluster_module
+from tellapart.inference.batch import predict_into
+from tellapart.inference.classifier import Classifier, Prediction
+from tellapart.inference.cluster import Cluster, open_cluster
+from tellapart.inference.outputs import open_output
+
+pytest.importorskip("ray")
+
+FORMAT_1 = Path(__file__).parents[1] / "bundle" / "formats" / "format_1.tellapart"
+
+
+@pytest.fixture(scope="session")
+def started() -> Iterator[Cluster]:
+    """Two workers in a cluster of this machine's own, started once: other tests connect to it."""
+    with open_cluster(FORMAT_1, n_workers=2) as opened:
+        yield opened
+
+
+@pytest.fixture
+def cluster(started: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """The cluster, with blocks so small that these few pictures are several of them."""
+    monkeypatch.setattr(cluster_module, "BLOCK", 10)
+    return started
+
+
+@pytest.fixture
+def paths(colours: Path, tmp_path: Path) -> list[str]:
+    """Names of pictures with line ends, quotes and bytes that are no UTF-8, and a bad picture."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for n in range(40):
+        name = os.fsdecode(f'{n:02d} "x",\ny'.encode() + b"\xff.png")
+        (folder / name).symlink_to(colours / ("red.png", "blue.png", "green.png")[n % 3])
+    (folder / "33bad.png").write_bytes(b"no picture")
+    return sorted(map(str, folder.iterdir()))
+
+
+@pytest.mark.slow
+def test_answers_are_those_of_one_machine(
+    cluster: Cluster, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, in order, bad pictures in their rows, also where workers start anew."""
+    monkeypatch.setattr(cluster_module, "BLOCKS_A_WORKER", 2)  # 41 pictures are then two windows.
+    classifier = Classifier.load(FORMAT_1)
+    for engine, name in ((classifier, "here.jsonl"), (cluster, "there.jsonl")):
+        tally = predict_into(engine, paths, open_output(tmp_path / name, classifier.classes))
+        assert (tally.n, tally.n_unreadable) == (41, 1)
+    assert (tmp_path / "here.jsonl").read_bytes() == (tmp_path / "there.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_unordered_answers_are_the_same(cluster: Cluster, paths: list[str]) -> None:
+    """Only their order may differ; a few pictures are computed as a few are on one machine."""
+    classifier = Classifier.load(FORMAT_1)
+    some = paths[:5]
+    found = sorted(cluster.stream(some, 2, ordered=False), key=lambda one: one.path)
+    assert found == list(classifier.stream(some, 2))
+
+
+class Slow:
+    """A picture that is a pipe: a worker waits in it, and can be killed while it does."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path, self._content = path, content
+        os.mkfifo(path)
+        self.killed: list[int] = []
+
+    def kill_its_readers(self, n: int) -> None:
+        """Kill the first n processes that read it, each as it waits; give the next the picture."""
+        for _ in range(n):
+            with self.path.open("wb"):  # Waits until somebody reads.
+                pid = self._reader()
+                os.kill(pid, signal.SIGKILL)
+                self.killed.append(pid)
+                while self._reads(pid):
+                    time.sleep(0.01)
+        self.path.write_bytes(self._content)
+
+    def _reader(self) -> int:
+        pids = (int(one.name) for one in Path("/proc").iterdir() if one.name.isdecimal())
+        return next(pid for pid in pids if pid != os.getpid() and self._reads(pid))
+
+    def _reads(self, pid: int) -> bool:
+        try:
+            return any(one.readlink() == self.path for one in Path(f"/proc/{pid}/fd").iterdir())
+        except OSError:
+            return False
+
+
+def answered_while_killing(
+    cluster: Cluster, slow: Slow, paths: list[str], n_kills: int
+) -> list[Prediction]:
+    """Answer for paths, the slow one among them, while workers die over it."""
+    killer = threading.Thread(target=slow.kill_its_readers, args=(n_kills,), daemon=True)
+    killer.start()
+    answers = list(cluster.stream(paths))
+    killer.join(timeout=10)
+    return answers
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
+def test_a_killed_worker_loses_nothing(
+    cluster: Cluster, paths: list[str], colours: Path, tmp_path: Path
+) -> None:
+    """kill -9 in the middle of a block: it is answered by another, and every row is there."""
+    slow = Slow(tmp_path / "slow.png", (colours / "red.png").read_bytes())
+    given = [*paths[:25], str(slow.path), *paths[25:]]
+    found = answered_while_killing(cluster, slow, given, 1)
+    assert len(slow.killed) == 1
+    expected = list(Classifier.load(FORMAT_1).stream([*paths, str(colours / "red.png")]))
+    expected.insert(25, replace(expected.pop(), path=str(slow.path)))
+    assert found == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
+def test_a_picture_that_kills_every_worker_ends_the_run(
+    cluster: Cluster,
+    paths: list[str],
+    colours: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not for ever: after some workers the run stops, and says so."""
+    monkeypatch.setattr(cluster_module, "RETRIES", 1)
+    slow = Slow(tmp_path / "slow.png", (colours / "red.png").read_bytes())
+    with pytest.raises(WorkersLost) as lost:
+        answered_while_killing(cluster, slow, [*paths[:30], str(slow.path)], 2)
+    assert len(slow.killed) == 2
+    assert str(lost.value).startswith("The workers of the Ray cluster could not go on: ")
+    assert str(lost.value).endswith(
+        "Expected workers that start, and that do not die 2 times over the same 10 pictures. What "
+        "was answered before stays. Look into the cluster's logs, and go on with --resume; without "
+        "--engine the pictures are read on this machine."
+    )
+
+
+@pytest.mark.slow
+def test_ray_goes_on_with_what_one_machine_began(
+    started: Cluster, paths: list[str], tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """The command on Ray resumes any output, and ends with the bytes of an unbroken local run."""
+    whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
+    assert command("predict", FORMAT_1, *paths, "--out", whole).code == 0
+    assert command("predict", FORMAT_1, *paths[:12], "--out", out).code == 0
+    # Relative paths start where the command does, also in the workers.
+    ended = command("predict", FORMAT_1, *paths, "--out", out, "--resume", "--engine", "ray")
+    assert (ended.code, ended.err) == (0, "")
+    assert "29 answers, 1 of them not readable, 12 were there" in ended.out
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_leaves_nothing_behind(
+    small: Path, trained: Any, tmp_path_factory: pytest.TempPathFactory, run: Callable[..., Any]
+) -> None:
+    """No line on the terminal, no file, no process, no usage report; the numbers are the same."""
+    token, folder = os.urandom(16).hex(), Path("/tmp", f"t-{os.urandom(4).hex()}")
+    folder.mkdir()
+    try:
+        ended = run(
+            "predict", trained.bundle, small, "--json", "--engine", "ray",
+            TMPDIR=str(folder), RAY_AUTH_TOKEN=token,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout == run("predict", trained.bundle, small, "--json").stdout
+        assert list(folder.iterdir()) == []
+    finally:
+        folder.rmdir()
+    assert [pid for pid in Path("/proc").glob("[0-9]*") if of_cluster(pid, token)] == []
+
+
+def of_cluster(process: Path, token: str) -> bool:
+    """Whether a process was started with the token of a cluster."""
+    try:
+        return token.encode() in (process / "environ").read_bytes()
+    except OSError:
+        return False
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it was never installed."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra) as missing, open_cluster(FORMAT_1):
+        pass
+    assert str(missing.value) == (
+        "Predicting on Ray needs Ray, which is not installed. Nothing was predicted. "
+        "Install it with: pip install 'tellapart[ray]', or leave --engine away."
+    )
+
+
+def test_nobody_at_an_address_is_told_in_seconds() -> None:
+    """Ray itself would go on trying for many minutes."""
+    ray = pytest.importorskip("ray")
+    if ray.is_initialized():
+        pytest.skip("this process is connected already, and would take that cluster")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # Bound, but nobody listens.
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with (
+            pytest.raises(ClusterNotReached) as error,
+            open_cluster(FORMAT_1, address=address),
+        ):
+            pass
+    assert str(error.value) == (
+        f"No Ray cluster answered at {address} ([Errno 111] Connection refused). Expected "
+        f"HOST:PORT of one that was started with the same versions of Ray and Python, such as "
+        f"`ray start --head` prints, and its token where it wants one. Nothing was predicted. "
+        f"Check --address, or leave it away to use this machine alone."
+    )
+
+
+def test_an_address_without_the_engine_is_refused(command: Callable[..., Any]) -> None:
+    """It would be ignored; and so would an engine that does not exist."""
+    ended = command("predict", FORMAT_1, "a.png", "--address", "there:6379")
+    assert ended.code == 2
+    assert "--address names a Ray cluster: add --engine ray." in " ".join(ended.err.split())
+    assert command("predict", FORMAT_1, "a.png", "--engine", "spark").code == 2
