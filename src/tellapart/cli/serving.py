@@ -65,9 +65,6 @@ def serve(
     ] = 3000,
     upload_s: Annotated[float, typer.Option(min=0.1, help="Time to send a request.")] = 30,
     answer_s: Annotated[float, typer.Option(min=0.1, help="Time for all of a request.")] = 60,
-    wait_ms: Annotated[
-        float, typer.Option(min=0, help="How long a picture waits for others to join its batch.")
-    ] = 10,
     accept: Accept = None,
     precision: PrecisionName = "auto",
     as_json: Json = False,
@@ -97,7 +94,6 @@ def serve(
             upload_s=upload_s,
             answer_s=answer_s,
         ),
-        wait_s=wait_ms / 1000,
         accept=accept,
         precision=chosen_precision(precision),
     )

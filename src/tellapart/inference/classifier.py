@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.backbones.openvino_runtime import OpenVinoRuntime, Precision
+from tellapart.backbones.openvino_runtime import BATCH, OpenVinoRuntime, Precision
 from tellapart.bundle.bundle import Bundle, damaged, open_bundle
 from tellapart.bundle.manifest import Manifest
 from tellapart.data.pixels import Picture, Pixels, decode_with_names, picture_pixels
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 # Below this many pictures one at a time is sooner done than a compiled stream of batches.
 FEW = 24
-
-# From so many pictures on, a batch is sooner done than as many single ones.
-FILLS = 8
 
 # So many unreadable files in a row are told before going on. Else they would pile up behind the
 # network, which answers only when it has pictures for a batch.
@@ -217,11 +214,23 @@ class Classifier:
         strangeness = None if familiar is None else familiar.strangeness(features, probs)
         return decide(probs, strangeness, self.rules)
 
-    def features_of(self, pixels: Sequence[Pixels]) -> Iterator[NDArray[np.float16]]:
-        """Yield (D,) features of pictures that are already as the network sees them, (S, S, 3)."""
-        # Padding a batch costs as much as filling it.
-        runtime = self._few if len(pixels) < FILLS else self._many
-        return runtime.run(pixels)
+    def features_of(
+        self, pixels: Sequence[Pixels], alone: bool = False
+    ) -> list[NDArray[np.float16]]:
+        """Return (D,) features of pictures that are already as the network sees them, (S, S, 3).
+
+        Several threads may ask at once: `n_streams` of them are computed at the same time. alone:
+        nobody else is asking, so one picture may have all cores.
+        """
+        if len(pixels) == BATCH:
+            return self._many.compute(pixels)
+        runtime = self._few if alone else self._streams
+        return [features for one in pixels for features in runtime.compute([one])]
+
+    @property
+    def n_streams(self) -> int:
+        """How many calls of `features_of` this machine computes at the same time."""
+        return self._streams.n_streams
 
     def prepare(self) -> None:
         """Compute one blank picture: what is read from the file and compiled, is so from here on.
@@ -233,8 +242,8 @@ class Classifier:
         """
         size_px = self.manifest.preprocessing.size_px
         blank = np.zeros((size_px, size_px, 3), np.uint8)
-        for n in (1, FILLS):
-            self.answers(["blank"] * n, np.stack(list(self.features_of([blank] * n))))
+        for n, alone in ((1, True), (1, False), (BATCH, False)):
+            self.answers(["blank"] * n, np.stack(self.features_of([blank] * n, alone)))
 
     def explain(self, picture: Picture, label: str | None = None) -> Explanation:
         """Show where in a picture the evidence for a class lies; by default for its own answer.
@@ -357,7 +366,11 @@ class Classifier:
     def _many(self) -> OpenVinoRuntime:
         return self._compile(latency=False)
 
-    def _compile(self, latency: bool) -> OpenVinoRuntime:
+    @cached_property
+    def _streams(self) -> OpenVinoRuntime:
+        return self._compile(latency=False, batch=1)
+
+    def _compile(self, latency: bool, batch: int = BATCH) -> OpenVinoRuntime:
         """Build the graph for running, and check that it fits the manifest.
 
         Raises:
@@ -365,7 +378,9 @@ class Classifier:
         """
         graph = self._graph or self._bundle.graph
         try:
-            runtime = OpenVinoRuntime(graph, precision=self._precision, latency=latency)
+            runtime = OpenVinoRuntime(
+                graph, precision=self._precision, latency=latency, batch=batch
+            )
             n_classes = len(runtime.constant("head.bias"))
         except (RuntimeError, KeyError) as error:
             raise damaged(self._bundle.path, "its graph cannot be run") from error

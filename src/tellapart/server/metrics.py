@@ -13,7 +13,7 @@ from prometheus_client import (
 )
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-_BATCHES = (1, 2, 4, 8, 16)
+_BATCHES = (1, 2, 4, 8)
 
 
 class Metrics:

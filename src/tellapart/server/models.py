@@ -117,7 +117,7 @@ class Models:
         classifier.prepare()
         facts = classifier.manifest.model_dump_json().encode()
         version = hashlib.blake2b(facts, digest_size=8).hexdigest()
-        batcher = Batcher(classifier, self._workers, self._settings.wait_s)
+        batcher = Batcher(classifier, self._workers)
         return Model(name, version, classifier, batcher)
 
 

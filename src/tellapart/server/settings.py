@@ -42,8 +42,7 @@ class Settings:
 
     models: files, each served under its name without the suffix; the first is the default.
     database: an SQLAlchemy URL. thumbnails: which audited pictures leave a small one in the
-    records. wait_s: how long the first picture of a batch waits for others that are being decoded.
-    watch_s: how often the files are looked at for new ones in their place.
+    records. watch_s: how often the files are looked at for new ones in their place.
     accept, precision: as `Classifier.load` takes them.
     """
 
@@ -54,7 +53,6 @@ class Settings:
     tokens: tuple[Token, ...] = ()
     thumbnails: Thumbnails = "none"
     limits: Limits = field(default_factory=Limits)
-    wait_s: float = 0.01
     watch_s: float = 1.0
     accept: float | None = None
     precision: Literal["bf16", "f32", "int8"] | None = None
