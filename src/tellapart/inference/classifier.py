@@ -21,6 +21,7 @@ from tellapart.data.pixels import Picture, Pixels, decode_with_names, picture_pi
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.calibration import softmax
 from tellapart.evaluation.decision import Decisions, decide, reason, with_accept
+from tellapart.evaluation.watching import Learned, learned
 from tellapart.inference.explaining import Explainer, Explanation
 
 if TYPE_CHECKING:
@@ -202,17 +203,51 @@ class Classifier:
         self, paths: Sequence[str], features: NDArray[np.float16], top: int = 5
     ) -> list[Prediction]:
         """Answer for pictures whose features (N, D) are known, in order."""
+        return self.answers_with_similarity(paths, features, top)[0]
+
+    def answers_with_similarity(
+        self, paths: Sequence[str], features: NDArray[np.float16], top: int = 5
+    ) -> tuple[list[Prediction], NDArray[np.float32] | None]:
+        """Answer as `answers` does; also return how alike each is to its nearest class, (N,).
+
+        The similarity is None for classifiers that do not know where their classes lie.
+        """
         probs = self.probabilities(self.head(features))
-        decisions = self.decide(features, probs)
-        return [
+        familiar = self._bundle.familiar
+        similarity, strangeness = None, None
+        if familiar is not None:
+            similarity = familiar.similarity(features)
+            strangeness = familiar.strangeness_of(probs.max(axis=1, initial=0), similarity)
+        decisions = decide(probs, strangeness, self.rules)
+        told = [
             self._prediction(path, probs, decisions, row, top) for row, path in enumerate(paths)
         ]
+        return told, similarity
 
     def decide(self, features: NDArray[np.float16], probs: NDArray[np.float32]) -> Decisions:
         """Decide about pictures of these features (N, D) and probabilities (N, K)."""
         familiar = self._bundle.familiar
         strangeness = None if familiar is None else familiar.strangeness(features, probs)
         return decide(probs, strangeness, self.rules)
+
+    @property
+    def learned(self) -> Learned:
+        """What is usual among pictures like those it learned from."""
+        pictures = self.manifest.data.get("pictures", {}).get("train", {})
+        accuracy = (self.manifest.scores or {}).get("accuracy") or {}
+        return learned(
+            self.rules,
+            self._bundle.familiar is not None,
+            self.classes,
+            [int(pictures.get(name, 0)) for name in self.classes],
+            accuracy.get("low"),
+        )
+
+    @property
+    def far_below(self) -> float | None:
+        """The similarity below which 16 % of pictures lie that belong to a class; None: unknown."""
+        familiar = self._bundle.familiar
+        return None if familiar is None else familiar.far_below
 
     def features_of(
         self, pixels: Sequence[Pixels], alone: bool = False
