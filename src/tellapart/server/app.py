@@ -19,7 +19,7 @@ from tellapart.data.hashing import picture_hash
 from tellapart.data.thumbnails import jpeg, shrunk
 from tellapart.errors import BadDatabase
 from tellapart.inference.classifier import Prediction
-from tellapart.server import explaining, reviewing, showing
+from tellapart.server import explaining, reporting, reviewing, showing
 from tellapart.server.asking import Form, Upload, ask, read_form
 from tellapart.server.auditing import Judgement, judge, of_all
 from tellapart.server.explaining import drawn
@@ -160,6 +160,7 @@ async def audit(
     await service.writer.add(rows)
     for row in rows:
         service.metrics.verdicts.labels(chosen.name, row["verdict"]).inc()
+        chosen.watch.note_verdict(row["verdict"])
     return Audit(
         id=str(common["form"]),
         model=chosen.name,
@@ -242,7 +243,7 @@ def create_app(service: Service) -> FastAPI:
         lifespan=_life,
     )
     app.state.service = service
-    for some in (router, explaining.router, reviewing.router, showing.router):
+    for some in (router, explaining.router, reviewing.router, showing.router, reporting.router):
         app.include_router(some)
     app.add_exception_handler(Refused, _tell_refused)
     app.add_exception_handler(BadDatabase, _tell_no_database)

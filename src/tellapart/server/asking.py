@@ -107,15 +107,22 @@ async def ask(
     finally:
         workers.give_back(n)
     read = [one for one in found if isinstance(one, np.ndarray)]
-    answers = iter(model.classifier.answers([""] * len(read), np.stack(read), top) if read else ())
+    answers, similarity = iter(()), None
+    if read:
+        answered, similarity = model.classifier.answers_with_similarity(
+            [""] * len(read), np.stack(read), top
+        )
+        answers = iter(answered)
+    near = iter(() if similarity is None else similarity.tolist())
     told = []
-    for one in found:
+    for upload, one in zip(pictures, found, strict=True):
         if isinstance(one, np.ndarray):
             told.append(next(answers))
         elif isinstance(one, UnreadablePicture):
             told.append(Prediction("", None, None, error=str(one)))
         else:
             raise one
+        model.watch.note(upload.data, told[-1], None if told[-1].error else next(near, None))
     for answer in told:
         outcome = "unreadable" if answer.error else "unsure" if answer.unsure else "answered"
         workers.metrics.pictures.labels(model.name, outcome).inc()

@@ -55,6 +55,31 @@ class Metrics:
         self.waiting = Gauge(
             "tellapart_waiting_pictures", "Pictures taken and not answered yet.", registry=into
         )
+        self.watched = Counter(
+            "tellapart_watched_pictures",
+            "Different pictures answered: seen, and of these unsure, strange (looks like no "
+            "class), far (less similar to its class than 84 % of held-out pictures).",
+            ["model", "what"],
+            registry=into,
+        )
+        self.labels = Counter(
+            "tellapart_watched_labels",
+            "Different pictures by the class that was answered.",
+            ["model", "label"],
+            registry=into,
+        )
+        self.usual = Gauge(
+            "tellapart_watch_usual",
+            "The share of held-out pictures that were so, to compare watched pictures with.",
+            ["model", "what"],
+            registry=into,
+        )
+        self.warnings = Gauge(
+            "tellapart_watch_warning",
+            "1 while what arrives does not look like what was learned, in this respect.",
+            ["model", "what"],
+            registry=into,
+        )
         self.reloads = Counter(
             "tellapart_model_reloads",
             "New files in the place of a classifier, taken up or refused.",

@@ -169,6 +169,14 @@ class Records:
             chosen = select(*_WITHOUT_PICTURE).where(*which).order_by(*order).limit(n)
             return connection.execute(chosen).mappings().all()
 
+    def since(self, at: datetime, model: str, version: str, n: int = 20_000) -> list[RowMapping]:
+        """Return what a version of a model answered from a time on, the oldest first, n at most."""
+        which = and_(audits.c.at >= at, audits.c.model == model, audits.c.model_version == version)
+        columns = [audits.c[name] for name in ("at", "verdict", "reason", "label", "picture")]
+        newest = select(*columns).where(which).order_by(audits.c.at.desc(), audits.c.id).limit(n)
+        with self._begun() as connection:
+            return list(reversed(connection.execute(newest).mappings().all()))
+
     def counts(self) -> dict[str, int]:
         """Count the audits of each verdict, and those that wait for a person's decision."""
         with self._begun() as connection:

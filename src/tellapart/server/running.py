@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import uvicorn
 
@@ -20,6 +21,7 @@ from tellapart.server.protocol import BoundedProtocol
 from tellapart.server.records import open_records
 from tellapart.server.service import Service
 from tellapart.server.settings import Settings
+from tellapart.server.watching import BACK
 from tellapart.server.writing import Writer
 
 # As many as any proxy keeps, and within the usual limit of open files (1024).
@@ -56,6 +58,8 @@ def prepare(settings: Settings) -> Prepared:
     except BaseException:
         listening.close()
         raise
+    for model in models:
+        model.watch.recall(records.since(datetime.now(UTC) - BACK, model.name, model.version))
     service = Service(settings, metrics, workers, models, records, Writer(records))
     config = uvicorn.Config(
         Gate(create_app(service), settings, metrics),

@@ -11,10 +11,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Query
 from sqlalchemy import RowMapping
 
 from tellapart.data.hashing import picture_hash
@@ -74,6 +72,10 @@ class Watch:
         self._digests: deque[str] = deque()
         self._known: set[str] = set()
         self._since_look = 0
+        for kind in KINDS:
+            usual = learned.usual(kind)
+            if usual is not None:
+                metrics.usual.labels(name, kind).set(usual)
 
     def note(self, data: bytes, answer: Prediction, similarity: float | None) -> None:
         """Count a picture and its answer, unless the same one has just been counted."""
@@ -158,8 +160,14 @@ class Watch:
             look_every=LOOK_EVERY,
             counted=len(self._seen),
             warnings=[
-                WatchWarning(kind=one.kind, label=one.label, share=one.found / one.n,
-                             n=one.n, usual=one.usual, message=one.text)
+                WatchWarning(
+                    kind=one.kind,
+                    label=one.label,
+                    share=one.found / one.n,
+                    n=one.n,
+                    usual=one.usual,
+                    message=one.text,
+                )
                 for one in self.warnings
             ],
             steps=[WatchedStep(**vars(step)) for step in self._recent()],
