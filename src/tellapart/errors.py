@@ -424,3 +424,15 @@ class BadModels(ServingError):
     """Classifiers that cannot be served together."""
 
     exit_code = 114
+
+
+class BadHosts(ServingError):
+    """What was given is no name of a host that could be allowed."""
+
+    exit_code = 120
+
+
+class NoSecret(ServingError):
+    """Callbacks are to be sent, and there is no secret to sign them with."""
+
+    exit_code = 121

@@ -80,6 +80,12 @@ class Metrics:
             ["model", "what"],
             registry=into,
         )
+        self.callbacks = Counter(
+            "tellapart_callbacks",
+            "Attempts to tell somebody of an audit: delivered, put off, given up.",
+            ["outcome"],
+            registry=into,
+        )
         self.reloads = Counter(
             "tellapart_model_reloads",
             "New files in the place of a classifier, taken up or refused.",

@@ -14,6 +14,7 @@ import uvicorn
 from tellapart.errors import CannotListen
 from tellapart.server.app import create_app
 from tellapart.server.batching import Workers
+from tellapart.server.fetching import Fetching
 from tellapart.server.gate import Gate, JsonLines
 from tellapart.server.metrics import Metrics
 from tellapart.server.models import Models
@@ -21,6 +22,7 @@ from tellapart.server.protocol import BoundedProtocol
 from tellapart.server.records import open_records
 from tellapart.server.service import Service
 from tellapart.server.settings import Settings
+from tellapart.server.telling import Telling
 from tellapart.server.watching import BACK
 from tellapart.server.writing import Writer
 
@@ -60,7 +62,16 @@ def prepare(settings: Settings) -> Prepared:
         raise
     for model in models:
         model.watch.recall(records.since(datetime.now(UTC) - BACK, model.name, model.version))
-    service = Service(settings, metrics, workers, models, records, Writer(records))
+    service = Service(
+        settings,
+        metrics,
+        workers,
+        models,
+        records,
+        Writer(records),
+        Fetching(settings),
+        Telling(settings, records, metrics),
+    )
     config = uvicorn.Config(
         Gate(create_app(service), settings, metrics),
         http=BoundedProtocol,
