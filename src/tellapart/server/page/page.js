@@ -13,10 +13,13 @@
 
 import * as common from "./common.js";
 import history from "./history.js";
+import reviewing from "./reviewing.js";
+import trying from "./trying.js";
+import watching from "./watching.js";
 
 const { announce, button, el, recall, remember, session, t, token } = common;
 
-const VIEWS = [history];
+const VIEWS = [trying, reviewing, history, watching];
 
 let leave = null;
 let shown = null;
@@ -200,12 +203,9 @@ function drawTokenBox(main) {
 }
 
 function signOut() {
-  token.forget();
-  session.problem = null;
-  session.me = null;
-  session.models = [];
-  session.model = null;
-  enter();
+  // What was tried stays with who tried it.
+  sessionStorage.clear();
+  location.reload();
 }
 
 // Ask who we are and what is served; without an answer, ask for a token or say what is wrong.
