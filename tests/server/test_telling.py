@@ -133,7 +133,11 @@ def test_who_is_never_reached_is_given_up_and_written_down(
 
 
 def test_what_could_not_be_told_is_told_after_a_restart(
-    serving: Any, web: Any, colours: Path, tmp_path: Path, quick: None,
+    serving: Any,
+    web: Any,
+    colours: Path,
+    tmp_path: Path,
+    quick: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A stop, graceful or not, loses nothing; records that are deleted are told to nobody."""

@@ -14,6 +14,8 @@ from PIL import Image
 
 from tellapart.evaluation.watching import LOOK_EVERY
 
+CHROMIUM = Path("/usr/bin/chromium")
+
 
 def png(pixels: np.ndarray) -> bytes:
     """One picture as a file."""
@@ -107,3 +109,37 @@ def test_each_classifier_is_watched_by_itself(
     assert (first["model"], first["counted"], first["held_out"]) == ("format_1", 1, 0)
     assert (second["model"], second["counted"]) == ("small", 0)
     assert second["held_out"] > 0
+
+
+@pytest.mark.slow
+def test_the_page_shows_what_arrived_and_warns(serving: Any, trained: Any) -> None:
+    """Charts with their numbers in words, the warning on top; the browser complains of nothing."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip(f"There is no {CHROMIUM}")
+    with (
+        serving(models=(trained.bundle,), accept=None) as client,
+        sync_api.sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM),
+            args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page(locale="en-GB")
+        wrong: list[str] = []
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"{client.base_url}/#watch")
+        page.get_by_text("Nothing has arrived in the last day.").wait_for()
+        send(client, noise(LOOK_EVERY), "/v1/audit")
+        page.reload()
+        warning = page.get_by_role("alert")
+        warning.wait_for()
+        assert "What arrives no longer looks like what was learned." in warning.inner_text()
+        assert "of the last 100 pictures lie far from what was learned" in warning.inner_text()
+        assert page.get_by_role("img", name="Far from what was learned: 100.0% of 100").count() == 1
+        assert page.get_by_role("img", name="Verdicts: ").count() == 1
+        page.get_by_text("All numbers").click()
+        assert "100" in page.get_by_role("region", name="All numbers").inner_text()
+        browser.close()
+    assert wrong == []

@@ -38,13 +38,8 @@ function show(place) {
 function drawn(model, open) {
   const bars = gathered(model.steps);
   const n = sum(bars, (bar) => bar.n);
-  const state =
-    model.held_out === 0 ? "watch.untested" : model.warnings.length ? null : "watch.as_learned";
   return [
-    ...model.warnings.map(warning),
-    state && (state === "watch.untested" || n)
-      ? el("p", { class: "note" }, t(n < model.look_every && state !== "watch.untested" ? "watch.early" : state, { n, every: model.look_every }))
-      : null,
+    model.warnings.length ? warned(model.warnings) : state(model),
     n || sum(bars, (bar) => bar.unreadable)
       ? el(
           "div",
@@ -58,20 +53,27 @@ function drawn(model, open) {
   ].filter(Boolean);
 }
 
-function warning(one) {
-  const values = {
-    share: percent(one.share),
-    usual: percent(one.usual),
-    n: one.n,
-    name: one.label ? named(one.label) : "",
-  };
+function state(model) {
+  if (model.held_out === 0) return el("p", { class: "note" }, t("watch.untested"));
+  const values = { n: model.counted, every: model.look_every };
+  if (model.counted === 0) return null;
+  const early = model.counted < model.look_every;
+  return el("p", { class: "note" }, t(early ? "watch.early" : "watch.as_learned", values));
+}
+
+function warned(warnings) {
+  const line = (one) =>
+    t(`watch.warning.${one.kind}`, {
+      share: percent(one.share),
+      usual: percent(one.usual),
+      n: one.n,
+      name: one.label ? named(one.label) : "",
+    });
   return el(
-    "p",
+    "div",
     { class: "complaint", role: "alert" },
     el("strong", {}, t("watch.changed")),
-    " ",
-    t(`watch.warning.${one.kind}`, values),
-    " ",
+    el("ul", {}, warnings.map((one) => el("li", {}, line(one)))),
     t("watch.advice"),
   );
 }
@@ -111,13 +113,24 @@ function svg(tag, properties = {}, ...children) {
   return made;
 }
 
-function chart(title, said, drawing) {
+function chart(title, said, bars, drawing) {
   const picture = svg(
     "svg",
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}: ${said}` },
     drawing,
   );
-  return el("figure", { class: "card" }, el("figcaption", {}, el("h2", {}, title), el("p", { class: "soft" }, said)), picture);
+  const from = bars.length ? clock(bars[0].at) : "";
+  return el(
+    "figure",
+    { class: "card" },
+    el("figcaption", {}, el("h2", {}, title), el("p", { class: "soft" }, said)),
+    picture,
+    el("p", { class: "axis soft", "aria-hidden": "true" }, el("span", {}, from), el("span", {}, t("watch.now"))),
+  );
+}
+
+function clock(time) {
+  return new Date(time).toLocaleTimeString(session.language, { timeStyle: "short" });
 }
 
 function bar(place, bottom, share, kind, told) {
@@ -149,7 +162,7 @@ function shares(kind, bars, usual) {
     drawing.push(svg("line", { class: "usual", x1: 0, x2: WIDTH, y1: y, y2: y }));
   }
   const said = t(!total ? "watch.unknown" : known ? "watch.share" : "watch.share_alone", values);
-  return chart(t(`watch.${kind}`), said, drawing);
+  return chart(t(`watch.${kind}`), said, bars, drawing);
 }
 
 function verdicts(bars) {
@@ -170,7 +183,7 @@ function verdicts(bars) {
     const share = total ? sum(bars, (one) => one.verdicts[verdict] ?? 0) / total : 0;
     return `${t(`verdict.${verdict}`)} ${percent(share)}`;
   });
-  return chart(t("watch.verdicts"), total ? parts.join(" · ") : t("watch.no_audits"), drawing);
+  return chart(t("watch.verdicts"), total ? parts.join(" · ") : t("watch.no_audits"), bars, drawing);
 }
 
 // What was answered beside what was learned from, the largest differences first.
