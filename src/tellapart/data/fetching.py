@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
@@ -208,7 +208,7 @@ class Fetcher:
     def _follow(self, url: str, accept: str) -> bytes:
         for _ in range(self.limits.redirects + 1):
             place = self._place(url)
-            answer = self._in_turn(place, lambda place=place: self._ask(place, accept))
+            answer = self._in_turn(place, partial(self._ask, place, accept))
             if isinstance(answer, bytes):
                 return answer
             url = urljoin(url, answer)

@@ -139,14 +139,15 @@ async def ask(
     finally:
         workers.give_back(n)
     read = [one for one in found if isinstance(one, np.ndarray)]
-    answers, similarity = iter(()), None
+    answered: list[Prediction] = []
+    similarity = None
     if read:
         answered, similarity = model.classifier.answers_with_similarity(
             [""] * len(read), np.stack(read), top
         )
-        answers = iter(answered)
+    answers = iter(answered)
     near = iter(() if similarity is None else similarity.tolist())
-    told = []
+    told: list[Prediction] = []
     for upload, one in zip(pictures, found, strict=True):
         if isinstance(one, np.ndarray):
             told.append(next(answers))
