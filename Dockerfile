@@ -1,4 +1,5 @@
-# tellapart serve, without torch. Written for Docker, not built anywhere yet.
+# tellapart serve, without torch. Not built with Docker yet; its commands were run by hand, without
+# root and without a home: install, start with tokens, the health check, an audit, SIGTERM.
 #   docker build -t tellapart .
 FROM python:3.11-slim AS build
 COPY . /src

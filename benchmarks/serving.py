@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -52,7 +53,11 @@ def running(command: list[str | Path], port: int, path: str, folder: Path) -> It
     """Start a server, wait until it answers, and end it."""
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=os.environ | {"TELLAPART_DATABASE": "sqlite://"}
+            command,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"TELLAPART_DATABASE": "sqlite://"},
+            start_new_session=True,
         )
         try:
             until = time.monotonic() + 120
@@ -68,6 +73,9 @@ def running(command: list[str | Path], port: int, path: str, folder: Path) -> It
         finally:
             process.terminate()
             process.wait(30)
+            # LitServe leaves its workers behind, which would slow down whoever is next.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def load(port: int, path: str, clients: int, seconds: int, script: Path, body: Path) -> list[float]:

@@ -284,6 +284,10 @@ class _Handler(BaseHTTPRequestHandler):
         page = web.pages.get(self.path.partition("?")[0], web.missing)
         page(self) if callable(page) else self.send(page)
 
+    def do_POST(self) -> None:
+        self.server.web.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
+
     def send(self, body: bytes, status: int = 200, **headers: str) -> None:
         """Send a whole answer; header names are given with _ for -."""
         self.send_response(status)
@@ -301,13 +305,14 @@ class _Handler(BaseHTTPRequestHandler):
 class Web:
     """A real server on loopback: path -> bytes, or a function that is given the handler.
 
-    asked, headers: of every request, in order.
+    asked, headers: of every request, in order. bodies: of those that were posted.
     """
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.pages: dict[str, Any] = {}
         self.asked: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.bodies: list[bytes] = []
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer((host, 0), _Handler)
         self.server.daemon_threads = True

@@ -467,6 +467,8 @@ class BadAddress(StoreError):
     """An address has a scheme that is not known, or something in it that must not be there."""
 
     exit_code = 126
+
+
 class RanksError(TellapartError):
     """Several processes that train together."""
 
@@ -487,6 +489,8 @@ class NotForRanks(RanksError):
     """Several processes cannot do this, or not here."""
 
     exit_code = 129
+
+
 class RayError(TellapartError):
     """Prediction on Ray."""
 
@@ -501,3 +505,15 @@ class WorkersLost(RayError):
     """The workers of a cluster cannot start, or died over the same pictures again and again."""
 
     exit_code = 132
+
+
+class BadHosts(ServingError):
+    """What was given is no name of a host that could be allowed."""
+
+    exit_code = 120
+
+
+class NoSecret(ServingError):
+    """Callbacks are to be sent, and there is no secret to sign them with."""
+
+    exit_code = 121

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,18 @@ def test_what_is_kept_is_finite_and_near(values: list[float]) -> None:
     assert np.isfinite(kept).all()
     clipped = np.clip(given_, -65504, 65504)
     np.testing.assert_allclose(kept, clipped, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("batch", [1, BATCH])
+def test_threads_compute_side_by_side_without_mixing_answers(batch: int) -> None:
+    """Each of many threads gets the answers for its own pictures, batch after batch."""
+    runtime = OpenVinoRuntime(STORED.graph, precision="f32", batch=batch)
+
+    def ask(value: int) -> bool:
+        pictures = [np.full((8, 8, 3), (value + row) % 256, dtype=np.uint8) for row in range(batch)]
+        found = runtime.compute(pictures)
+        wanted = [np.full(3, (value + row) % 256 / 255) for row in range(batch)]
+        return bool(np.allclose(found, wanted, atol=1e-3))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(256)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
@@ -62,8 +63,10 @@ class OpenVinoRuntime:
             (batch, ...) float32.
         output: which output to compute; what is not needed for it is cut away.
         precision: "bf16", "f32", or None for `best_precision()`.
-        latency: compile for single pictures rather than for a stream of batches.
+        latency: compile for one picture at a time on all cores, rather than for streams of
+            batches, each stream on some of the cores.
         n_threads: cores to keep busy; None: all of this process.
+        batch: pictures of a batch in a stream.
     """
 
     def __init__(
@@ -73,10 +76,13 @@ class OpenVinoRuntime:
         precision: Precision | None = None,
         latency: bool = False,
         n_threads: int | None = None,
+        batch: int = BATCH,
     ) -> None:
         self._n_threads = n_threads
         self.precision: Precision = precision or best_precision()
-        self.batch = 1 if latency else BATCH
+        self.batch = 1 if latency else batch
+        self._latency = latency
+        self._own = threading.local()
         model = _core().read_model(io.BytesIO(graph))
         self._constants = {
             op.get_friendly_name(): op for op in model.get_ops() if op.get_type_name() == "Constant"
@@ -105,7 +111,7 @@ class OpenVinoRuntime:
     def _compiled(self) -> Any:
         """Compile when first needed: where everything is kept, it never is (0.4 s)."""
         hints: dict[str, object] = {
-            "PERFORMANCE_HINT": "LATENCY" if self.batch == 1 else "THROUGHPUT",
+            "PERFORMANCE_HINT": "LATENCY" if self._latency else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": self.precision,
         }
         shared = processes_here() > 1
@@ -124,9 +130,8 @@ class OpenVinoRuntime:
             are gathered into batches and several batches are under way at once, so the iterable
             is read some of them ahead of what is yielded.
         """
-        optimal = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         # One more than can run, so that a finished one is never waited for.
-        idle = [self._compiled.create_infer_request() for _ in range(optimal + 1)]
+        idle = [self._compiled.create_infer_request() for _ in range(self.n_streams + 1)]
         under_way: deque[tuple[Any, int]] = deque()
         buffer = np.zeros(self._shape, dtype=self._model.input(0).get_element_type().to_dtype())
         filled = 0
@@ -144,6 +149,22 @@ class OpenVinoRuntime:
             self._start(idle, under_way, buffer, filled)
         while under_way:
             yield from self._finish(under_way, idle)
+
+    @cached_property
+    def n_streams(self) -> int:
+        """How many batches this machine computes at the same time; asking takes half a ms."""
+        return int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+
+    def compute(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[np.float16]]:
+        """Compute the output for just as many as a batch has; threads may do so side by side."""
+        request = getattr(self._own, "request", None)
+        if request is None:
+            request = self._own.request = self._compiled.create_infer_request()
+        data = request.get_input_tensor(0).data
+        for row, array in enumerate(arrays):
+            data[row] = array
+        request.infer()
+        return list(as_kept(request.get_output_tensor(0).data[: len(arrays)]))
 
     def _start(
         self, idle: list[Any], under_way: deque[tuple[Any, int]], buffer: NDArray[Any], filled: int

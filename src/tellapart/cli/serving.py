@@ -53,6 +53,27 @@ def serve(
     thumbnails: Annotated[
         str, typer.Option(help="Of which audited pictures a small one is kept: none|doubtful|all.")
     ] = "none",
+    allow_urls: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="A host that pictures may be fetched from, or *.a.org, or * for all that are "
+            "public; may be given several times. By default none.",
+        ),
+    ] = None,
+    callbacks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST", help="A host that may be told of audits; as --allow-urls. None."
+        ),
+    ] = None,
+    callback_secret: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What callbacks are signed with; or the variable TELLAPART_CALLBACK_SECRET.",
+        ),
+    ] = None,
     picture_mb: Annotated[float, typer.Option(min=0.001, help="Largest picture.")] = 20,
     request_mb: Annotated[float, typer.Option(min=0.001, help="Largest request.")] = 100,
     megapixels: Annotated[float, typer.Option(min=0.001, help="Most pixels of a picture.")] = 50,
@@ -65,9 +86,6 @@ def serve(
     ] = 3000,
     upload_s: Annotated[float, typer.Option(min=0.1, help="Time to send a request.")] = 30,
     answer_s: Annotated[float, typer.Option(min=0.1, help="Time for all of a request.")] = 60,
-    wait_ms: Annotated[
-        float, typer.Option(min=0, help="How long a picture waits for others to join its batch.")
-    ] = 10,
     accept: Accept = None,
     precision: PrecisionName = "auto",
     as_json: Json = False,
@@ -78,7 +96,7 @@ def serve(
         raise typer.BadParameter(f"--thumbnails {thumbnails}: expected none, doubtful or all.")
     from tellapart.server.running import serve as run
     from tellapart.server.settings import Limits, Settings
-    from tellapart.server.tokens import read_tokens
+    from tellapart.server.tokens import read_secret, read_tokens
 
     settings = Settings(
         models=tuple(models),
@@ -97,7 +115,9 @@ def serve(
             upload_s=upload_s,
             answer_s=answer_s,
         ),
-        wait_s=wait_ms / 1000,
+        allow_urls=tuple(allow_urls or ()),
+        callbacks=tuple(callbacks or ()),
+        callback_secret=read_secret(callback_secret),
         accept=accept,
         precision=chosen_precision(precision),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
@@ -34,6 +35,32 @@ class Place:
 def is_url(text: str) -> bool:
     """Whether a text is a URL that could be fetched."""
     return text[:8].lower().startswith(("http://", "https://"))
+
+
+def is_allowed(place: Place, hosts: Sequence[str]) -> bool:
+    """Whether a place is among hosts that were allowed: `a.org`, `a.org:8080`, `*.a.org` or `*`.
+
+    Only with its port is a host allowed at another than the usual one.
+    """
+    for allowed in hosts:
+        parts = urlsplit(f"//{allowed}")
+        name, host = parts.hostname or "", place.host.lower()
+        if place.port == (parts.port or (443 if place.secure else 80)) and (
+            name in ("*", host) or (name.startswith("*.") and host.endswith(name[1:]))
+        ):
+            return True
+    return False
+
+
+def is_host(text: str) -> bool:
+    """Whether a text can be read as `is_allowed` reads hosts."""
+    try:
+        parts = urlsplit(f"//{text}")
+        known = parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+    plain = (parts.hostname or "").removeprefix("*.")
+    return bool(known) and parts.netloc == text and (plain == "*" or not set(plain) & set("*/@ "))
 
 
 def place_of(url: str) -> Place:

@@ -17,18 +17,24 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
-from tellapart.data.addresses import Place, checked_addresses, place_of, private_allowed
+from tellapart.data.addresses import (
+    Place,
+    checked_addresses,
+    is_allowed,
+    place_of,
+    private_allowed,
+)
 from tellapart.data.pixels import available_cores, decode
 from tellapart.errors import NotFetched, UnreadablePicture
 from tellapart.files import ELSEWHERE_KEPT, cache_folder, output_error, write_atomically
@@ -47,8 +53,8 @@ _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 # Nothing packed is asked for; these come nevertheless.
 _PACKED = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
-# Else each of a dead host's ten thousand pictures would be waited for.
-_GIVEN_UP_AFTER = 6
+# Hosts whose pace is remembered; the first is forgotten for one more.
+_MOST_HOSTS = 10_000
 
 # A picture is checked at a reduced scale: all of its bytes are read, few pixels are kept.
 _CHECKED_PX = 64
@@ -75,6 +81,8 @@ class Limits:
     where it may go better a little later. retry_s: before the second try; twice that before the
     third. longest_wait_s: what a server may ask to wait; beyond it the picture is given up.
     per_host: asked for at one time from one host; pause_s: between the starts of two.
+    give_up_after: so many times in a row that a host could not be reached, and it is asked no more:
+    else each of a dead host's ten thousand pictures would be waited for.
     """
 
     connect_s: float = 10
@@ -88,6 +96,7 @@ class Limits:
     per_host: int = 2
     pause_s: float = 0.2
     at_once: int = 16
+    give_up_after: int = 6
 
 
 class Fetcher:
@@ -95,13 +104,19 @@ class Fetcher:
 
     allow_private: also addresses of this machine and of private networks; None: as the
         environment's TELLAPART_ALLOW_PRIVATE says. contact: told to the servers beside what this
-        program is.
+        program is. hosts: the only ones that are asked, also where another redirects to them, as
+        `addresses.is_allowed` reads them; None: all.
     """
 
     def __init__(
-        self, limits: Limits | None = None, allow_private: bool | None = None, contact: str = ""
+        self,
+        limits: Limits | None = None,
+        allow_private: bool | None = None,
+        contact: str = "",
+        hosts: Sequence[str] | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        self._allowed = hosts
         self._allow_private = allow_private
         about = "fetches labelled pictures for one person" + (f"; {contact}" if contact else "")
         # Latin-1 is what a header can say, and a line end would begin another one.
@@ -192,25 +207,77 @@ class Fetcher:
 
     def _follow(self, url: str, accept: str) -> bytes:
         for _ in range(self.limits.redirects + 1):
-            place = place_of(url)
-            with self._lock:
-                host = self._hosts.setdefault(place.host, _Host(self.limits.per_host))
-            with host.slots:
-                wait_s = host.turn(self.limits.pause_s, self.limits.longest_wait_s)
-                self._wait(wait_s)
-                try:
-                    answer = self._ask(place, accept)
-                except NotFetched as error:
-                    host.note(error)
-                    raise
-                host.note(None)
+            place = self._place(url)
+            answer = self._in_turn(place, partial(self._ask, place, accept))
             if isinstance(answer, bytes):
                 return answer
             url = urljoin(url, answer)
         raise NotFetched("redirects", f"redirects more than {self.limits.redirects} times")
 
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
+        """Send something once; a redirect is not followed.
+
+        Raises:
+            NotFetched: it did not arrive, or was not answered with success (2xx).
+        """
+        place = self._place(url)
+
+        def send() -> bytes:
+            with self._talking_to(place) as (connection, late):
+                given = {"Host": place.named, "User-Agent": self._agent, **headers}
+                with _in_words(late, self.limits):
+                    connection.request(
+                        "POST", place.target, body=body, headers=given, preload_content=False
+                    )
+                    with closing(connection.getresponse()) as response:
+                        said = response.read(2000, decode_content=False)
+                        if not 200 <= response.status < 300:
+                            raise _refusal(response.status, "", said.decode(errors="replace"))
+            return b""
+
+        self._in_turn(place, send)
+
+    def _place(self, url: str) -> Place:
+        place = place_of(url)
+        if self._allowed is not None and not is_allowed(place, self._allowed):
+            raise NotFetched("address", f"is at {place.named}, which is not among allowed hosts")
+        return place
+
+    def _in_turn(self, place: Place, ask: Callable[[], bytes | str]) -> bytes | str:
+        """Ask a host when it is its turn, and learn from the answer."""
+        with self._lock:
+            host = self._hosts.setdefault(place.host, _Host(self.limits))
+            if len(self._hosts) > _MOST_HOSTS:
+                del self._hosts[next(iter(self._hosts))]
+        with host.slots:
+            self._wait(host.turn())
+            try:
+                answer = ask()
+            except NotFetched as error:
+                host.note(error)
+                raise
+            host.note(None)
+        return answer
+
     def _ask(self, place: Place, accept: str) -> bytes | str:
         """Ask for a file; return its bytes, or where it is said to be."""
+        with self._talking_to(place) as (connection, late), _in_words(late, self.limits):
+            connection.request(
+                "GET",
+                place.target,
+                headers={"Host": place.named, "User-Agent": self._agent, "Accept": accept}
+                | {"Accept-Encoding": "identity"},
+                preload_content=False,
+            )
+            with closing(connection.getresponse()) as response:
+                answer = _answer(response, self.limits)
+            if late.is_set() or self._stopped.is_set():  # An end without a length says nothing.
+                raise TimeoutError
+            return answer
+
+    @contextmanager
+    def _talking_to(self, place: Place) -> Iterator[tuple[HTTPConnection, threading.Event]]:
+        """Connect to a checked address, and hang up in the end, or when it takes too long."""
         private_too = self._allow_private
         if private_too is None:
             private_too = private_allowed()
@@ -230,19 +297,7 @@ class Fetcher:
                 self._talking.add(sock)
             self._wait(0)  # Who stopped meanwhile did not see this one.
             watchdog.start()
-            with _in_words(late, self.limits):
-                connection.request(
-                    "GET",
-                    place.target,
-                    headers={"Host": place.named, "User-Agent": self._agent, "Accept": accept}
-                    | {"Accept-Encoding": "identity"},
-                    preload_content=False,
-                )
-                with closing(connection.getresponse()) as response:
-                    answer = _answer(response, self.limits)
-                if late.is_set() or self._stopped.is_set():  # An end without a length says nothing.
-                    raise TimeoutError
-                return answer
+            yield connection, late
         finally:
             watchdog.cancel()
             with self._lock:
@@ -288,27 +343,28 @@ class Fetcher:
 class _Host:
     """When a host may be asked again."""
 
-    def __init__(self, at_once: int) -> None:
-        self.slots = threading.BoundedSemaphore(at_once)
+    def __init__(self, limits: Limits) -> None:
+        self.slots = threading.BoundedSemaphore(limits.per_host)
+        self._limits = limits
         self._lock = threading.Lock()
         self._free_at = 0.0
         self._n_misses = 0
 
-    def turn(self, pause_s: float, longest_s: float) -> float:
+    def turn(self) -> float:
         """Take the next turn, and return in how many seconds it comes.
 
         Raises:
             NotFetched: the host asked to be left alone for longer than that, or is given up.
         """
         with self._lock:
-            if self._n_misses >= _GIVEN_UP_AFTER:
+            if self._n_misses >= self._limits.give_up_after:
                 said = f"has a host that could not be reached {self._n_misses} times in a row"
                 raise NotFetched("unreachable", said)
             now = time.monotonic()
             wait_s = max(0.0, self._free_at - now)
-            if wait_s > longest_s:
+            if wait_s > self._limits.longest_wait_s:
                 raise NotFetched("busy", f"has a host that asks to wait {wait_s:.0f} s")
-            self._free_at = now + wait_s + pause_s
+            self._free_at = now + wait_s + self._limits.pause_s
         return wait_s
 
     def note(self, error: NotFetched | None) -> None:

@@ -64,6 +64,11 @@ class Familiar:
         distance = np.maximum((middle_similarity - similarity) / spread_similarity, 0)
         return np.asarray(DOUBT * doubt**2 + distance**2, dtype=np.float32)
 
+    @property
+    def far_below(self) -> float:
+        """The similarity that 16 % of pictures have less of which belong to a class."""
+        return float(self.usual[2] - self.usual[3])
+
     def with_usual(self, confidence: Floats, similarity: Floats) -> Familiar:
         """Return the same with what is usual among pictures that belong to a class, N >= 1."""
         values = [*_middle_and_spread(_log_odds(confidence)), *_middle_and_spread(similarity)]

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.backbones.openvino_runtime import OpenVinoRuntime, Precision
+from tellapart.backbones.openvino_runtime import BATCH, OpenVinoRuntime, Precision
 from tellapart.bundle.bundle import Bundle, damaged, open_bundle
 from tellapart.bundle.manifest import Manifest
 from tellapart.data.pixels import Picture, Pixels, decode_with_names, picture_pixels
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.calibration import softmax
 from tellapart.evaluation.decision import Decisions, decide, reason, with_accept
+from tellapart.evaluation.watching import Learned, learned
 from tellapart.inference.explaining import Explainer, Explanation
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 # Below this many pictures one at a time is sooner done than a compiled stream of batches.
 FEW = 24
-
-# From so many pictures on, a batch is sooner done than as many single ones.
-FILLS = 8
 
 # So many unreadable files in a row are told before going on. Else they would pile up behind the
 # network, which answers only when it has pictures for a batch.
@@ -214,11 +212,26 @@ class Classifier:
         self, paths: Sequence[str], features: NDArray[np.float16], top: int = 5
     ) -> list[Prediction]:
         """Answer for pictures whose features (N, D) are known, in order."""
+        return self.answers_with_similarity(paths, features, top)[0]
+
+    def answers_with_similarity(
+        self, paths: Sequence[str], features: NDArray[np.float16], top: int = 5
+    ) -> tuple[list[Prediction], NDArray[np.float32] | None]:
+        """Answer as `answers` does; also return how alike each is to its nearest class, (N,).
+
+        The similarity is None for classifiers that do not know where their classes lie.
+        """
         probs = self.probabilities(self.head(features))
-        decisions = self.decide(features, probs)
-        return [
+        familiar = self._bundle.familiar
+        similarity, strangeness = None, None
+        if familiar is not None:
+            similarity = familiar.similarity(features)
+            strangeness = familiar.strangeness_of(probs.max(axis=1, initial=0), similarity)
+        decisions = decide(probs, strangeness, self.rules)
+        told = [
             self._prediction(path, probs, decisions, row, top) for row, path in enumerate(paths)
         ]
+        return told, similarity
 
     def decide(self, features: NDArray[np.float16], probs: NDArray[np.float32]) -> Decisions:
         """Decide about pictures of these features (N, D) and probabilities (N, K)."""
@@ -226,26 +239,59 @@ class Classifier:
         strangeness = None if familiar is None else familiar.strangeness(features, probs)
         return decide(probs, strangeness, self.rules)
 
-    def features_of(self, pixels: Sequence[Pixels]) -> Iterator[NDArray[np.float16]]:
-        """Yield (D,) features of pictures that are already as the network sees them, (S, S, 3)."""
-        # Padding a batch costs as much as filling it.
-        runtime = self._few if len(pixels) < FILLS else self._many
-        return runtime.run(pixels)
+    @property
+    def learned(self) -> Learned:
+        """What is usual among pictures like those it learned from."""
+        pictures = self.manifest.data.get("pictures", {}).get("train", {})
+        accuracy = (self.manifest.scores or {}).get("accuracy") or {}
+        return learned(
+            self.rules,
+            self._bundle.familiar is not None,
+            self.classes,
+            [int(pictures.get(name, 0)) for name in self.classes],
+            accuracy.get("low"),
+        )
 
-    def prepare(self, sizes: Sequence[int] = (1, FILLS)) -> None:
+    @property
+    def far_below(self) -> float | None:
+        """The similarity below which 16 % of pictures lie that belong to a class; None: unknown."""
+        familiar = self._bundle.familiar
+        return None if familiar is None else familiar.far_below
+
+    def features_of(
+        self, pixels: Sequence[Pixels], alone: bool = False
+    ) -> list[NDArray[np.float16]]:
+        """Return (D,) features of pictures that are already as the network sees them, (S, S, 3).
+
+        Several threads may ask at once: `n_streams` of them are computed at the same time. alone:
+        nobody else is asking, so one picture may have all cores.
+        """
+        if len(pixels) == BATCH:
+            return self._many.compute(pixels)
+        runtime = self._few if alone else self._streams
+        return [features for one in pixels for features in runtime.compute([one])]
+
+    @property
+    def n_streams(self) -> int:
+        """How many calls of `features_of` this machine computes at the same time."""
+        return self._streams.n_streams
+
+    def prepare(
+        self, asked: Sequence[tuple[int, bool]] = ((1, True), (1, False), (BATCH, False))
+    ) -> None:
         """Compute one blank picture: what is read from the file and compiled, is so from here on.
 
         The file may be replaced afterwards: nothing of it is read again.
-        sizes: how many pictures will be asked about at once; each below FILLS and each from there
-            on is compiled for once.
+        asked: how many pictures `features_of` will be asked about at once, and whether alone:
+            what answers that is compiled.
 
         Raises:
             BundleDamaged: what is in the file cannot be run.
         """
         size_px = self.manifest.preprocessing.size_px
         blank = np.zeros((size_px, size_px, 3), np.uint8)
-        for n in sizes:
-            self.answers(["blank"] * n, np.stack(list(self.features_of([blank] * n))))
+        for n, alone in asked:
+            self.answers(["blank"] * n, np.stack(self.features_of([blank] * n, alone)))
 
     def explain(self, picture: Picture, label: str | None = None) -> Explanation:
         """Show where in a picture the evidence for a class lies; by default for its own answer.
@@ -371,7 +417,11 @@ class Classifier:
     def _many(self) -> OpenVinoRuntime:
         return self._compile(latency=False)
 
-    def _compile(self, latency: bool) -> OpenVinoRuntime:
+    @cached_property
+    def _streams(self) -> OpenVinoRuntime:
+        return self._compile(latency=False, batch=1)
+
+    def _compile(self, latency: bool, batch: int = BATCH) -> OpenVinoRuntime:
         """Build the graph for running, and check that it fits the manifest.
 
         Raises:
@@ -380,7 +430,11 @@ class Classifier:
         graph = self._graph or self._bundle.graph
         try:
             runtime = OpenVinoRuntime(
-                graph, precision=self._precision, latency=latency, n_threads=self._n_threads
+                graph,
+                precision=self._precision,
+                latency=latency,
+                n_threads=self._n_threads,
+                batch=batch,
             )
             n_classes = len(runtime.constant("head.bias"))
         except (RuntimeError, KeyError) as error:

@@ -25,11 +25,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from tellapart.backbones.openvino_runtime import Precision, best_precision
+from tellapart.backbones.openvino_runtime import BATCH, Precision, best_precision
 from tellapart.data.addresses import is_url
 from tellapart.data.pixels import available_cores
 from tellapart.errors import ClusterNotReached, MissingExtra, WorkersLost
-from tellapart.inference.classifier import FEW, FILLS, Classifier, Prediction
+from tellapart.inference.classifier import FEW, Classifier, Prediction
 
 # Pictures that a worker takes at once: some seconds of work, which is what a killed worker does
 # again. Between two blocks its network waits for the first pictures to be decoded.
@@ -93,7 +93,7 @@ class _Worker:
             self._classifier = Classifier.load(
                 opened, given.precision, given.accept, given.n_threads
             )
-            self._classifier.prepare((1,) if few else (FILLS,))
+            self._classifier.prepare([(1, True) if few else (BATCH, False)])
 
     def __call__(self, block: Any) -> Any:
         """Answer a block of paths, (n,) binary; its answers are one row."""

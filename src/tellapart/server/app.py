@@ -19,7 +19,7 @@ from tellapart.data.hashing import picture_hash
 from tellapart.data.thumbnails import jpeg, shrunk
 from tellapart.errors import BadDatabase
 from tellapart.inference.classifier import Prediction
-from tellapart.server import explaining, reviewing, showing
+from tellapart.server import explaining, reporting, reviewing, showing
 from tellapart.server.asking import Form, Upload, ask, read_form
 from tellapart.server.auditing import Judgement, judge, of_all
 from tellapart.server.explaining import drawn
@@ -43,6 +43,12 @@ from tellapart.server.tokens import Token
 THUMBNAIL_PX = 320
 
 _FILES = {"type": "array", "items": BINARY, "minItems": 1}
+_URLS = {
+    "type": "array",
+    "items": {"type": "string", "format": "uri"},
+    "description": "Where pictures are fetched from, if the operator allows those hosts; in order "
+    "with those that are sent.",
+}
 
 router = new_router()
 
@@ -56,8 +62,7 @@ router = new_router()
                 "multipart/form-data": {
                     "schema": {
                         "type": "object",
-                        "properties": {"file": _FILES},
-                        "required": ["file"],
+                        "properties": {"file": _FILES, "url": _URLS},
                         "additionalProperties": False,
                     }
                 },
@@ -76,7 +81,7 @@ async def predict(
 ) -> Predicted:
     """Say what is on pictures: a form with fields `file`, or one picture as the body."""
     chosen = service.models.get(model)
-    form = await read_form(request, service.settings.limits)
+    form = await read_form(request, service.settings.limits, service.fetching)
     answers = await ask(chosen, form.pictures, service.workers, top)
     if all(answer.error for answer in answers):
         first = answers[0].error
@@ -103,6 +108,14 @@ async def predict(
                         "type": "object",
                         "properties": {
                             "file": _FILES,
+                            "url": _URLS,
+                            "callback": {
+                                "type": "string",
+                                "format": "uri",
+                                "maxLength": 2000,
+                                "description": "Also post the answer there, signed, where the "
+                                "operator allows its host.",
+                            },
                             "declared": {
                                 "type": "array",
                                 "items": {"type": "string", "maxLength": 1000},
@@ -112,7 +125,7 @@ async def predict(
                                 "example": ["rose"],
                             },
                         },
-                        "required": ["file", "declared"],
+                        "required": ["declared"],
                         "additionalProperties": False,
                     }
                 }
@@ -135,7 +148,8 @@ async def audit(
     answered, the audit is in the database.
     """
     chosen = service.models.get(model)
-    form = await read_form(request, service.settings.limits)
+    form = await read_form(request, service.settings.limits, service.fetching)
+    service.telling.check(form.callback)
     declared = _declared(chosen, form)
     answers = await ask(chosen, form.pictures, service.workers)
     common = {
@@ -151,22 +165,29 @@ async def audit(
         judged = judge(answer, label)
         row = common | _row(upload, label, answer, judged)
         row["thumbnail"] = await _thumbnail(service, upload, answer, judged)
-        told = {name: row[name] for name in ("id", "declared", "verdict")}
+        facts = {name: row[name] for name in ("id", "declared", "verdict")}
         png = await drawn(service.workers, chosen, upload, answer) if explain else None
         pictures.append(
-            Audited(**_answer(upload, answer), **told, why=judged.reason, explanation=png)
+            Audited(**_answer(upload, answer), **facts, why=judged.reason, explanation=png)
         )
         rows.append(row)
-    await service.writer.add(rows)
-    for row in rows:
-        service.metrics.verdicts.labels(chosen.name, row["verdict"]).inc()
-    return Audit(
+    told = Audit(
         id=str(common["form"]),
         model=chosen.name,
         model_version=chosen.version,
         verdict=of_all([picture.verdict for picture in pictures]),
         pictures=pictures,
     )
+    messages = []
+    if form.callback:
+        body = told.model_dump_json(exclude={"pictures": {"__all__": {"explanation"}}})
+        messages.append(service.telling.message(form.callback, told.id, body))
+    await service.writer.add(rows, messages)
+    service.telling.wake()
+    for row in rows:
+        service.metrics.verdicts.labels(chosen.name, row["verdict"]).inc()
+        chosen.watch.note_verdict(row["verdict"])
+    return told
 
 
 @router.get("/v1/me")
@@ -242,7 +263,7 @@ def create_app(service: Service) -> FastAPI:
         lifespan=_life,
     )
     app.state.service = service
-    for some in (router, explaining.router, reviewing.router, showing.router):
+    for some in (router, explaining.router, reviewing.router, showing.router, reporting.router):
         app.include_router(some)
     app.add_exception_handler(Refused, _tell_refused)
     app.add_exception_handler(BadDatabase, _tell_no_database)
@@ -254,12 +275,18 @@ def create_app(service: Service) -> FastAPI:
 @asynccontextmanager
 async def _life(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
-    watching = asyncio.create_task(service.models.watch())
+    running = [
+        asyncio.create_task(service.models.watch()),
+        asyncio.create_task(service.telling.run()),
+    ]
     try:
         yield
     finally:
         # All requests are answered by now.
-        watching.cancel()
+        for task in running:
+            task.cancel()
+        service.fetching.close()
+        service.telling.close()
         service.writer.close()
         service.workers.close()
         service.records.close()

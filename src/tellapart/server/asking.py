@@ -13,6 +13,7 @@ from starlette.requests import Request
 from tellapart.errors import UnreadablePicture
 from tellapart.inference.classifier import Prediction
 from tellapart.server.batching import Workers
+from tellapart.server.fetching import Fetching, Hold
 from tellapart.server.models import Model
 from tellapart.server.refusing import Refused
 from tellapart.server.settings import Limits
@@ -35,21 +36,27 @@ class Upload:
 
 @dataclass(frozen=True)
 class Form:
-    """The pictures of a request, and what was declared of them, in the order in which they came."""
+    """The pictures of a request, and what was declared of them, in the order in which they came.
+
+    callback: whom to tell of the audit.
+    """
 
     pictures: tuple[Upload, ...]
     declared: tuple[str, ...] = ()
+    callback: str | None = None
 
 
-async def read_form(request: Request, limits: Limits) -> Form:
-    """Read pictures from a multipart form (fields `file` and `declared`), or one from the raw body.
+async def read_form(request: Request, limits: Limits, fetching: Fetching | None = None) -> Form:
+    """Read pictures from a multipart form (fields `file`, `url` and `declared`), or from the body.
+
+    fetching: what fetches pictures that are named by URL; without it, none are.
 
     Raises:
-        Refused: 413 too many or too large, 415 neither of both, 422 no picture.
+        Refused: 413 too many or too large, 415 neither of both, 422 no picture, or not fetched.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == MULTIPART:
-        form = await _read_multipart(request, limits)
+        form = await _read_multipart(request, limits, fetching)
     elif kind.startswith("image/") or kind == "application/octet-stream":
         form = Form((Upload("picture", await request.body()),))
     else:
@@ -68,17 +75,22 @@ async def read_form(request: Request, limits: Limits) -> Form:
     return form
 
 
-async def _read_multipart(request: Request, limits: Limits) -> Form:
+async def _read_multipart(request: Request, limits: Limits, fetching: Fetching | None) -> Form:
     # One more of each, so that it is here that too many are noticed.
     most = limits.pictures + 1
-    pictures: list[Upload] = []
+    pictures: list[Upload | str] = []
     declared: list[str] = []
-    async with request.form(max_files=most, max_fields=most, max_part_size=4096) as form:
+    callbacks: list[str] = []
+    async with request.form(max_files=most, max_fields=2 * most, max_part_size=4096) as form:
         for name, value in form.multi_items():
             if name == "file" and isinstance(value, UploadFile):
                 pictures.append(Upload(value.filename or "picture", await value.read()))
             elif name == "declared" and isinstance(value, str):
                 declared.append(value)
+            elif name == "url" and isinstance(value, str):
+                pictures.append(value)
+            elif name == "callback" and isinstance(value, str):
+                callbacks.append(value)
             else:
                 what = (
                     f"The form has a field {name[:100]!r}; expected pictures in fields named file"
@@ -87,7 +99,27 @@ async def _read_multipart(request: Request, limits: Limits) -> Form:
     if len(pictures) > limits.pictures:
         what = f"A request may have {limits.pictures} pictures. Send the rest in another."
         raise Refused(413, "too_many", what)
-    return Form(tuple(pictures), tuple(declared))
+    if len(callbacks) > 1:
+        raise Refused(422, "bad_request", "callback: expected one at most.")
+    hold: Hold = request.scope["state"]["hold"]
+    return Form(
+        await _all_here(pictures, fetching, hold), tuple(declared), next(iter(callbacks), None)
+    )
+
+
+async def _all_here(
+    pictures: Sequence[Upload | str], fetching: Fetching | None, hold: Hold
+) -> tuple[Upload, ...]:
+    """Fetch those that are named by URL."""
+    urls = [one for one in pictures if isinstance(one, str)]
+    if urls and fetching is None:
+        raise Refused(422, "unknown_field", "Here, pictures cannot be named by URL. Send them.")
+    data = iter(await fetching.get(urls, hold) if urls and fetching else ())
+    return tuple(
+        # What stands behind the question mark is often secret.
+        one if isinstance(one, Upload) else Upload(one.partition("?")[0], next(data))
+        for one in pictures
+    )
 
 
 async def ask(
@@ -107,15 +139,23 @@ async def ask(
     finally:
         workers.give_back(n)
     read = [one for one in found if isinstance(one, np.ndarray)]
-    answers = iter(model.classifier.answers([""] * len(read), np.stack(read), top) if read else ())
-    told = []
-    for one in found:
+    answered: list[Prediction] = []
+    similarity = None
+    if read:
+        answered, similarity = model.classifier.answers_with_similarity(
+            [""] * len(read), np.stack(read), top
+        )
+    answers = iter(answered)
+    near = iter(() if similarity is None else similarity.tolist())
+    told: list[Prediction] = []
+    for upload, one in zip(pictures, found, strict=True):
         if isinstance(one, np.ndarray):
             told.append(next(answers))
         elif isinstance(one, UnreadablePicture):
             told.append(Prediction("", None, None, error=str(one)))
         else:
             raise one
+        model.watch.note(upload.data, told[-1], None if told[-1].error else next(near, None))
     for answer in told:
         outcome = "unreadable" if answer.error else "unsure" if answer.unsure else "answered"
         workers.metrics.pictures.labels(model.name, outcome).inc()

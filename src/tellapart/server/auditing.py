@@ -38,6 +38,11 @@ def judge(answer: Prediction, declared: str) -> Judgement:
     return Judgement("mismatch", f"it shows {seen}, not {answer.shown(declared)}")
 
 
+def was_unsure(reason: str) -> bool:
+    """Whether the answer behind a judgement on a readable picture was unsure, by its reason."""
+    return not reason.startswith("it shows ")
+
+
 def of_all(verdicts: Sequence[Verdict]) -> Verdict:
     """Return the verdict on a form of several pictures: its worst one."""
     for verdict in ("mismatch", "unsure"):

@@ -1,9 +1,8 @@
-"""Pictures of all requests go through the network together, under a limit of time and number."""
+"""Pictures of all requests go through the network together."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
@@ -11,15 +10,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.backbones.openvino_runtime import BATCH
 from tellapart.data.pixels import Pixels, Preprocessing, available_cores, evaluation_pixels
 from tellapart.errors import UnreadablePicture
 from tellapart.inference.classifier import Classifier
 from tellapart.server.metrics import Metrics
 from tellapart.server.refusing import Refused
 from tellapart.server.settings import Limits
-
-# Two batches of the compiled size: as many as are under way at once on few cores.
-MOST = 16
 
 # Encoders write about ten scans. Each makes the decoder go over the whole picture again, so
 # that a file of a few megabytes with nothing but scans would keep it busy for hours.
@@ -42,15 +39,15 @@ def bounded_pixels(data: bytes, megapixels: float, preprocessing: Preprocessing)
 class Workers:
     """The threads of a server, and how many pictures it has taken; shared by all classifiers.
 
-    decoders: as many as cores, which bounds what decoding takes of the memory. network: one, since
-    the network itself uses all cores.
+    decoders, network: as many of each as cores. The first bounds what decoding takes of the
+    memory; of the second, a classifier uses as many as its network has streams.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self.limits = limits
         self.metrics = metrics
         self.decoders: Executor = ThreadPoolExecutor(available_cores(), "decode")
-        self.network: Executor = ThreadPoolExecutor(1, "network")
+        self.network: Executor = ThreadPoolExecutor(available_cores(), "network")
         self.taken = 0
 
     def take(self, n: int) -> None:
@@ -82,16 +79,17 @@ class Workers:
 
 
 class Batcher:
-    """One classifier, asked by many at once. To be made and used on one event loop."""
+    """One classifier, asked by many at once. To be made and used on one event loop.
 
-    def __init__(self, classifier: Classifier, workers: Workers, wait_s: float) -> None:
+    A picture that is ready waits for no other while a stream of the network is idle. What gathers
+    while all are busy goes together, as soon as it fills a batch for each of them.
+    """
+
+    def __init__(self, classifier: Classifier, workers: Workers) -> None:
         self.classifier = classifier
         self._workers = workers
-        self._wait_s = wait_s
-        self._n_decoding = 0
         self._ready: deque[tuple[Pixels, asyncio.Future[Features]]] = deque()
-        self._changed = asyncio.Event()
-        self._runs: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[None]] = set()
 
     async def features(self, data: bytes) -> Features:
         """Return the (D,) features of a picture file.
@@ -102,36 +100,35 @@ class Batcher:
         loop = asyncio.get_running_loop()
         preprocessing = self.classifier.manifest.preprocessing
         read = partial(bounded_pixels, data, self._workers.limits.megapixels)
-        self._n_decoding += 1
-        try:
-            pixels = await loop.run_in_executor(self._workers.decoders, read, preprocessing)
-        finally:
-            self._n_decoding -= 1
-            self._changed.set()
+        pixels = await loop.run_in_executor(self._workers.decoders, read, preprocessing)
         future: asyncio.Future[Features] = loop.create_future()
         self._ready.append((pixels, future))
-        if self._runs is None:
-            self._runs = loop.create_task(self._run())
+        self._start()
         return await future
 
-    async def _run(self) -> None:
-        """Send what is ready through the network, batch after batch, until nothing is."""
-        try:
-            while self._ready:
-                await self._gather()
-                batch = [self._ready.popleft() for _ in range(min(MOST, len(self._ready)))]
-                # Whoever has given up needs no answer.
-                batch = [(pixels, future) for pixels, future in batch if not future.done()]
-                if batch:
-                    await self._answer(batch)
-        finally:
-            self._runs = None
+    def _start(self) -> None:
+        """Give each idle stream the next pictures."""
+        streams = self.classifier.n_streams
+        while self._ready and len(self._running) < streams:
+            n = BATCH if len(self._ready) >= BATCH * streams else 1
+            batch = [self._ready.popleft() for _ in range(n)]
+            # Whoever has given up needs no answer.
+            batch = [(pixels, future) for pixels, future in batch if not future.done()]
+            if batch:
+                task = asyncio.get_running_loop().create_task(self._answer(batch))
+                self._running.add(task)
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._start()
 
     async def _answer(self, batch: list[tuple[Pixels, asyncio.Future[Features]]]) -> None:
         loop = asyncio.get_running_loop()
         pixels = [one for one, _ in batch]
+        alone = self._workers.taken == 1
         try:
-            found = await loop.run_in_executor(self._workers.network, self._compute, pixels)
+            found = await loop.run_in_executor(self._workers.network, self._compute, pixels, alone)
         except Exception as error:  # It belongs to those who asked, and must not end the others.
             for _, future in batch:
                 if not future.done():
@@ -141,21 +138,6 @@ class Batcher:
             if not future.done():
                 future.set_result(features)
 
-    async def _gather(self) -> None:
-        """Wait for pictures that are being decoded, no longer than is allowed; often not at all."""
-        until = time.monotonic() + self._wait_s
-        while len(self._ready) < MOST and self._n_decoding:
-            left = until - time.monotonic()
-            if left <= 0:
-                return
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), left)
-            except TimeoutError:
-                return
-            # The decoded one is entered by its own task, which has not run yet.
-            await asyncio.sleep(0)
-
-    def _compute(self, pixels: list[Pixels]) -> list[Features]:
+    def _compute(self, pixels: list[Pixels], alone: bool) -> list[Features]:
         self._workers.metrics.batch.observe(len(pixels))
-        return list(self.classifier.features_of(pixels))
+        return self.classifier.features_of(pixels, alone)

@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -89,6 +90,7 @@ class Gate:
         exchange = _Exchange(given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
         state = scope.setdefault("state", {})
         state["request_id"] = exchange.request_id
+        state["hold"] = partial(self._hold, exchange)
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -158,20 +160,29 @@ class Gate:
                 ) from error
             more = message.get("more_body", False)
             n = len(message.get("body", b""))
-            self._held += n
-            exchange.held += n
-            if exchange.held > limits.request_mb * 1e6:
-                raise _too_large(limits)
-            if self._held > limits.held_mb * 1e6:
-                raise Refused(
-                    429,
-                    "busy",
-                    "The server holds as many unanswered bytes as it may. Send it again later.",
-                    {"Retry-After": "2"},
-                )
+            self._hold(exchange, n)
             return message
 
         return receiving
+
+    def _hold(self, exchange: _Exchange, n: int) -> None:
+        """Count bytes that a request brings, or that are fetched for it.
+
+        Raises:
+            Refused: 413 it brings too many, 429 all together do.
+        """
+        limits = self._settings.limits
+        self._held += n
+        exchange.held += n
+        if exchange.held > limits.request_mb * 1e6:
+            raise _too_large(limits)
+        if self._held > limits.held_mb * 1e6:
+            raise Refused(
+                429,
+                "busy",
+                "The server holds as many unanswered bytes as it may. Send it again later.",
+                {"Retry-After": "2"},
+            )
 
     def _tell(self, scope: Scope, exchange: _Exchange) -> None:
         route = getattr(scope.get("route"), "path", "other")

@@ -13,7 +13,7 @@ from prometheus_client import (
 )
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-_BATCHES = (1, 2, 4, 8, 16)
+_BATCHES = (1, 2, 4, 8)
 
 
 class Metrics:
@@ -54,6 +54,37 @@ class Metrics:
         )
         self.waiting = Gauge(
             "tellapart_waiting_pictures", "Pictures taken and not answered yet.", registry=into
+        )
+        self.watched = Counter(
+            "tellapart_watched_pictures",
+            "Different pictures answered: seen, and of these unsure, strange (looks like no "
+            "class), far (less similar to its class than 84 % of held-out pictures).",
+            ["model", "what"],
+            registry=into,
+        )
+        self.labels = Counter(
+            "tellapart_watched_labels",
+            "Different pictures by the class that was answered.",
+            ["model", "label"],
+            registry=into,
+        )
+        self.usual = Gauge(
+            "tellapart_watch_usual",
+            "The share of held-out pictures that were so, to compare watched pictures with.",
+            ["model", "what"],
+            registry=into,
+        )
+        self.warnings = Gauge(
+            "tellapart_watch_warning",
+            "1 while what arrives does not look like what was learned, in this respect.",
+            ["model", "what"],
+            registry=into,
+        )
+        self.callbacks = Counter(
+            "tellapart_callbacks",
+            "Attempts to tell somebody of an audit: delivered, put off, given up.",
+            ["outcome"],
+            registry=into,
         )
         self.reloads = Counter(
             "tellapart_model_reloads",

@@ -14,6 +14,7 @@ from tellapart.inference.classifier import Classifier
 from tellapart.server.batching import Batcher, Workers
 from tellapart.server.refusing import Refused
 from tellapart.server.settings import Settings, model_names
+from tellapart.server.watching import Watch
 
 log = logging.getLogger("tellapart.server")
 
@@ -28,6 +29,7 @@ class Model:
     version: str
     classifier: Classifier
     batcher: Batcher
+    watch: Watch
 
     def declared(self, given: str) -> str:
         """Return the class that a sender means, by its label or by its name for people.
@@ -107,6 +109,7 @@ class Models:
             return
         self._models[name] = model
         self._workers.metrics.reloads.labels(name, "taken").inc()
+        model.watch.look()
         log.info("%s is now version %s", name, model.version)
 
     def _load(self, name: str) -> Model:
@@ -116,8 +119,9 @@ class Models:
         classifier.prepare()
         facts = classifier.manifest.model_dump_json().encode()
         version = hashlib.blake2b(facts, digest_size=8).hexdigest()
-        batcher = Batcher(classifier, self._workers, self._settings.wait_s)
-        return Model(name, version, classifier, batcher)
+        batcher = Batcher(classifier, self._workers)
+        watch = Watch(name, classifier.learned, classifier.far_below, self._workers.metrics)
+        return Model(name, version, classifier, batcher, watch)
 
 
 def _stamp(path: Path) -> Stamp | None:

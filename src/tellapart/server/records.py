@@ -22,11 +22,13 @@ from sqlalchemy import (
     Engine,
     Float,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     RowMapping,
     String,
     Table,
+    Text,
     and_,
     create_engine,
     delete,
@@ -75,6 +77,22 @@ audits = Table(
     Index("audits_picture", "picture"),
 )
 
+# Who is to be told of a form of audits, until it has arrived. next_at: null where it is given up.
+callbacks = Table(
+    "callbacks",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("form", String(36), nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("url", String(2000), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_at", DateTime(timezone=True)),
+    Column("error", String(500)),
+    Index("callbacks_next_at", "next_at"),
+    Index("callbacks_form", "form"),
+)
+
 # Word for word as in the index's own condition, or SQLite does not use the index.
 DOUBTFUL = audits.c.verdict != literal_column("'match'")
 OPEN = and_(audits.c.decided_at.is_(None), DOUBTFUL)
@@ -97,10 +115,33 @@ class Records:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Store audits, all or none; when this returns, a crash cannot lose them."""
+    def add(self, rows: Sequence[dict[str, Any]], messages: Sequence[dict[str, Any]] = ()) -> None:
+        """Store audits and who is to be told of them, all or none.
+
+        When this returns, a crash cannot lose them.
+        """
         with self._begun() as connection:
             connection.execute(insert(audits), list(rows))
+            if messages:
+                connection.execute(insert(callbacks), list(messages))
+
+    def callbacks_due(self, now: datetime, n: int) -> Sequence[RowMapping]:
+        """Return n of those who are to be told by now, who has waited longest first."""
+        due = select(callbacks).where(callbacks.c.next_at <= now)
+        with self._begun() as connection:
+            chosen = due.order_by(callbacks.c.next_at).limit(n)
+            return connection.execute(chosen).mappings().all()
+
+    def callback_done(self, id_: str) -> None:
+        """Forget somebody who has been told."""
+        with self._begun() as connection:
+            connection.execute(delete(callbacks).where(callbacks.c.id == id_))
+
+    def put_callback_off(self, id_: str, tries: int, again: datetime | None, why: str) -> None:
+        """Write down that somebody was not reached, and when to try again; None: no more."""
+        with self._begun() as connection:
+            values = {"tries": tries, "next_at": again, "error": why}
+            connection.execute(update(callbacks).where(callbacks.c.id == id_).values(values))
 
     def get(self, id_: str) -> RowMapping | None:
         """Return one audit; of its thumbnail, whether there is one."""
@@ -169,6 +210,14 @@ class Records:
             chosen = select(*_WITHOUT_PICTURE).where(*which).order_by(*order).limit(n)
             return connection.execute(chosen).mappings().all()
 
+    def since(self, at: datetime, model: str, version: str, n: int = 20_000) -> list[RowMapping]:
+        """Return what a version of a model answered from a time on, the oldest first, n at most."""
+        which = and_(audits.c.at >= at, audits.c.model == model, audits.c.model_version == version)
+        columns = [audits.c[name] for name in ("at", "verdict", "reason", "label", "picture")]
+        newest = select(*columns).where(which).order_by(audits.c.at.desc(), audits.c.id).limit(n)
+        with self._begun() as connection:
+            return list(reversed(connection.execute(newest).mappings().all()))
+
     def counts(self) -> dict[str, int]:
         """Count the audits of each verdict, and those that wait for a person's decision."""
         with self._begun() as connection:
@@ -190,6 +239,8 @@ class Records:
         if not which:
             raise ValueError("Say which audits to delete: before= or picture=.")
         with self._begun() as connection:
+            forms = select(audits.c.form).where(*which)
+            connection.execute(delete(callbacks).where(callbacks.c.form.in_(forms)))
             return connection.execute(delete(audits).where(*which)).rowcount
 
     def check(self) -> None:

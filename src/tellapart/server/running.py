@@ -7,12 +7,14 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import uvicorn
 
 from tellapart.errors import CannotListen
 from tellapart.server.app import create_app
 from tellapart.server.batching import Workers
+from tellapart.server.fetching import Fetching
 from tellapart.server.gate import Gate, JsonLines
 from tellapart.server.metrics import Metrics
 from tellapart.server.models import Models
@@ -20,6 +22,8 @@ from tellapart.server.protocol import BoundedProtocol
 from tellapart.server.records import open_records
 from tellapart.server.service import Service
 from tellapart.server.settings import Settings
+from tellapart.server.telling import Telling
+from tellapart.server.watching import BACK
 from tellapart.server.writing import Writer
 
 # As many as any proxy keeps, and within the usual limit of open files (1024).
@@ -56,7 +60,18 @@ def prepare(settings: Settings) -> Prepared:
     except BaseException:
         listening.close()
         raise
-    service = Service(settings, metrics, workers, models, records, Writer(records))
+    for model in models:
+        model.watch.recall(records.since(datetime.now(UTC) - BACK, model.name, model.version))
+    service = Service(
+        settings,
+        metrics,
+        workers,
+        models,
+        records,
+        Writer(records),
+        Fetching(settings),
+        Telling(settings, records, metrics),
+    )
     config = uvicorn.Config(
         Gate(create_app(service), settings, metrics),
         http=BoundedProtocol,

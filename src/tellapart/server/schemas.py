@@ -178,6 +178,45 @@ class ModelFacts(_Answer):
     promised: bool
 
 
+class WatchWarning(_Answer):
+    """Something about what arrives that is no longer as it was among what was learned."""
+
+    kind: str = Field(description="unsure, strange, far or class.", examples=["unsure"])
+    label: str | None = Field(description="The class, where it is the share of one.")
+    share: float = Field(description="Among the last n different pictures.", examples=[0.61])
+    n: int = Field(examples=[400])
+    usual: float = Field(examples=[0.14])
+    message: str
+
+
+class WatchedStep(_Answer):
+    """What arrived within ten minutes. Shares belong to n, that of `far` to n_placed."""
+
+    at: datetime
+    n: int = Field(description="Different pictures answered.")
+    unsure: int
+    strange: int = Field(description="They look like none of the classes.")
+    far: int = Field(description="Less similar to their class than 84 % of held-out pictures.")
+    n_placed: int = Field(description="Of how many the similarity is known.")
+    unreadable: int
+    labels: dict[str, int]
+    verdicts: dict[str, int] = Field(description="Of audited pictures.")
+
+
+class WatchedModel(_Answer):
+    """What arrived at a classifier in the last day, and what is usual for it."""
+
+    model: str = Field(examples=["flowers"])
+    version: str
+    held_out: int = Field(description="Pictures that say what is usual; 0: nothing is tested.")
+    usual: dict[str, float | None] = Field(examples=[{"unsure": 0.14, "strange": 0.02}])
+    learned: dict[str, float] = Field(description="Share of each class in what was learned from.")
+    look_every: int = Field(description="Pictures between two tests.", examples=[100])
+    counted: int = Field(description="Pictures that the next test has to go by.")
+    warnings: list[WatchWarning]
+    steps: list[WatchedStep]
+
+
 class Error(_Answer):
     """Why there is no answer."""
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.security import HTTPBearer
 
 from tellapart.server.batching import Workers
+from tellapart.server.fetching import Fetching
 from tellapart.server.gate import unauthorised
 from tellapart.server.metrics import Metrics
 from tellapart.server.models import Models
@@ -16,6 +17,7 @@ from tellapart.server.records import Records
 from tellapart.server.refusing import Refused
 from tellapart.server.schemas import Error
 from tellapart.server.settings import Settings
+from tellapart.server.telling import Telling
 from tellapart.server.tokens import Role, Token
 from tellapart.server.writing import Writer
 
@@ -49,6 +51,8 @@ class Service:
     models: Models
     records: Records
     writer: Writer
+    fetching: Fetching
+    telling: Telling
 
 
 def may(role: Role) -> Any:

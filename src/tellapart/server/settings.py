@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tellapart.errors import BadModels, NotSafeToServe
-from tellapart.server.tokens import Token
+from tellapart.data.addresses import is_host
+from tellapart.errors import BadHosts, BadModels, NoSecret, NotSafeToServe
+from tellapart.server.tokens import SECRET_VARIABLE, Token
+
+# As for tokens: what is shorter can be guessed.
+MIN_SECRET = 24
 
 Thumbnails = Literal["none", "doubtful", "all"]
 
@@ -42,8 +46,10 @@ class Settings:
 
     models: files, each served under its name without the suffix; the first is the default.
     database: an SQLAlchemy URL. thumbnails: which audited pictures leave a small one in the
-    records. wait_s: how long the first picture of a batch waits for others that are being decoded.
-    watch_s: how often the files are looked at for new ones in their place.
+    records. watch_s: how often the files are looked at for new ones in their place.
+    allow_urls, callbacks: hosts that pictures may be fetched from, and that may be told of audits,
+    as `addresses.is_allowed` reads them; none by default. callback_secret: what such a message is
+    signed with.
     accept, precision: as `Classifier.load` takes them.
     """
 
@@ -54,8 +60,10 @@ class Settings:
     tokens: tuple[Token, ...] = ()
     thumbnails: Thumbnails = "none"
     limits: Limits = field(default_factory=Limits)
-    wait_s: float = 0.01
     watch_s: float = 1.0
+    allow_urls: tuple[str, ...] = ()
+    callbacks: tuple[str, ...] = ()
+    callback_secret: bytes = field(default=b"", repr=False)
     accept: float | None = None
     precision: Literal["bf16", "f32", "int8"] | None = None
 
@@ -67,6 +75,14 @@ class Settings:
                 f"Two classifiers would be served as {', '.join(twice)}; expected file names that "
                 f"differ, as they are what clients ask for. Nothing was started. Rename one file."
             )
+        _check_hosts([*self.allow_urls, *self.callbacks])
+        if self.callbacks and len(self.callback_secret) < MIN_SECRET:
+            raise NoSecret(
+                f"Callbacks are signed, and the secret for that has {len(self.callback_secret)} "
+                f"bytes; expected {MIN_SECRET} or more. Nothing was started. Put one into a file "
+                f"and name it with --callback-secret FILE, or set {SECRET_VARIABLE}. Make one "
+                f"with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            )
         if not self.tokens and not is_loopback(self.host):
             raise NotSafeToServe(
                 f"--host {self.host} can be reached from other machines, and there are no tokens: "
@@ -74,6 +90,16 @@ class Settings:
                 f"127.0.0.1. Nothing was started. Give tokens with --tokens FILE, a line each: "
                 f"NAME ROLE TOKEN."
             )
+
+
+def _check_hosts(hosts: Sequence[str]) -> None:
+    wrong = [host for host in hosts if not is_host(host)]
+    if wrong:
+        raise BadHosts(
+            f"{', '.join(wrong)} cannot be allowed; expected hosts such as images.example.org, "
+            f"images.example.org:8443, *.example.org (all below it), or * (all). Nothing was "
+            f"started. Correct --allow-urls or --callbacks."
+        )
 
 
 def model_names(paths: Sequence[Path]) -> list[str]:

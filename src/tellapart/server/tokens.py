@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from tellapart.errors import BadTokens
+from tellapart.errors import BadTokens, NoSecret
 
 Role = Literal["predict", "review", "admin"]
 # Each may do what those before it may.
@@ -19,6 +19,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 # 96 bits in hexadecimal digits: what is shorter can be guessed, or was invented by a person.
 MIN_CHARACTERS = 24
 VARIABLE = "TELLAPART_TOKENS"
+SECRET_VARIABLE = "TELLAPART_CALLBACK_SECRET"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,23 @@ def read_tokens(path: Path | None) -> tuple[Token, ...]:
     if not tokens:
         raise _bad(f"{path} holds no token")
     return tokens
+
+
+def read_secret(path: Path | None) -> bytes:
+    """Read what callbacks are signed with, from a file or the variable; empty where none is set.
+
+    Raises:
+        NoSecret: the file cannot be read.
+    """
+    if path is None:
+        return os.environ.get(SECRET_VARIABLE, "").strip().encode()
+    try:
+        return path.read_bytes().strip()
+    except OSError as error:
+        raise NoSecret(
+            f"The secret that callbacks are signed with cannot be read: {path} "
+            f"({error.strerror}). Nothing was started. Correct --callback-secret."
+        ) from error
 
 
 def parse_tokens(text: str, where: str) -> tuple[Token, ...]:

@@ -15,10 +15,11 @@ import * as common from "./common.js";
 import history from "./history.js";
 import reviewing from "./reviewing.js";
 import trying from "./trying.js";
+import watching from "./watching.js";
 
 const { announce, button, el, recall, remember, session, t, token } = common;
 
-const VIEWS = [trying, reviewing, history];
+const VIEWS = [trying, reviewing, history, watching];
 
 let leave = null;
 let shown = null;
