@@ -39,7 +39,7 @@ class Material:
     features: (N, D) float16 of the catalog's pictures, from the network as it came.
     extractor: where they come from. deadline: on time.monotonic, or None.
     run: where it is remembered; None: nowhere. head: (K, D) and (K,), of the classifier that is
-    gone on from.
+    gone on from. at_hand: rows whose pictures there are, where not all are; None: all.
     """
 
     catalog: Catalog
@@ -54,6 +54,7 @@ class Material:
     deadline: float | None = None
     resume: bool = False
     head: tuple[Floats, Floats] | None = None
+    at_hand: NDArray[np.int64] | None = None
 
     @property
     def scored_split(self) -> str | None:
