@@ -288,13 +288,14 @@ def test_logs_are_json_lines() -> None:
 
 
 def test_openapi_describes_every_route(serving: Any) -> None:
-    """The description names all routes, with examples; no page is served that loads scripts."""
+    """The description names all routes, with examples; no page for it is served."""
     with serving() as client:
         described = client.get("/openapi.json").json()
         assert client.get("/docs").status_code == 404
     assert set(described["paths"]) == {
         *("/v1/predict", "/v1/audit", "/v1/audits", "/v1/audits/{id}"),
         *("/v1/audits/{id}/decision", "/v1/models", "/healthz", "/readyz", "/metrics"),
+        *("/v1/audits/counts", "/v1/audits/{id}/thumbnail", "/v1/explain", "/v1/me"),
     }
     assert described["components"]["schemas"]["Answer"]["properties"]["file"]["examples"]
 

@@ -3,121 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.security import HTTPBearer
-from sqlalchemy import RowMapping
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from tellapart.data.hashing import picture_hash
-from tellapart.data.pixels import decoded, seen_box
 from tellapart.data.thumbnails import jpeg, shrunk
 from tellapart.errors import BadDatabase
-from tellapart.evaluation.report import percent
 from tellapart.inference.classifier import Prediction
-from tellapart.inference.drawing import explanation_png
+from tellapart.server import explaining, reviewing, showing
 from tellapart.server.asking import Form, Upload, ask, read_form
 from tellapart.server.auditing import Judgement, judge, of_all
-from tellapart.server.batching import Workers
-from tellapart.server.gate import refusal, unauthorised
-from tellapart.server.metrics import Metrics
-from tellapart.server.models import Model, Models, explaining
-from tellapart.server.records import Records
+from tellapart.server.explaining import drawn
+from tellapart.server.gate import refusal
+from tellapart.server.models import Model
 from tellapart.server.refusing import Refused
 from tellapart.server.schemas import (
+    Allowed,
     Answer,
     Audit,
     Audited,
-    Decision,
-    Error,
     Health,
     ModelFacts,
     Predicted,
     Ranked,
-    Record,
 )
-from tellapart.server.settings import Settings, Thumbnails
-from tellapart.server.tokens import Role, Token
-from tellapart.server.writing import Writer
+from tellapart.server.service import BINARY, ModelName, Parts, Service, may, new_router
+from tellapart.server.settings import Thumbnails
+from tellapart.server.tokens import Token
 
 THUMBNAIL_PX = 320
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": why}
-    for status, why in {
-        400: "The request cannot be understood.",
-        401: "A token is needed.",
-        403: "The token's role does not include this.",
-        404: "There is nothing of that name.",
-        408: "It was sent too slowly.",
-        413: "Too large, or too many pictures.",
-        415: "Neither a form nor a picture.",
-        422: "Something in it is not as expected; the message says what.",
-        429: "Too many wait, or asked too often: see Retry-After.",
-        503: "Cannot be done now: see the message.",
-    }.items()
-}
+_FILES = {"type": "array", "items": BINARY, "minItems": 1}
 
-_BINARY = {"type": "string", "format": "binary"}
-_FILES = {"type": "array", "items": _BINARY, "minItems": 1}
-
-
-@dataclass(frozen=True)
-class Service:
-    """The parts of a running server. Made whole before it listens, so that errors come first."""
-
-    settings: Settings
-    metrics: Metrics
-    workers: Workers
-    models: Models
-    records: Records
-    writer: Writer
-
-
-def may(role: Role) -> Any:
-    """Return a dependency that lets only tokens of a role pass, and says whose it was.
-
-    Without any tokens, which only loopback allows, everybody here may do everything.
-    """
-
-    async def allowed(request: Request) -> Token | None:
-        service: Service = request.app.state.service
-        if not service.settings.tokens:
-            return None
-        token: Token | None = request.scope["state"].get("token")
-        if token is None:
-            raise unauthorised("none came")
-        if not token.may(role):
-            what = f"This needs the role {role}; the token of {token.name} has {token.role}."
-            raise Refused(403, "forbidden", what)
-        return token
-
-    return Depends(allowed)
-
-
-async def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-Parts = Annotated[Service, Depends(_service)]
-ModelName = Annotated[
-    str | None, Query(description="Which classifier; the first, if left out.", max_length=255)
-]
-AuditId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
-# For OpenAPI; the gate has read the header already.
-router = APIRouter(responses=_REFUSALS, dependencies=[Depends(HTTPBearer(auto_error=False))])
+router = new_router()
 
 
 @router.post(
@@ -134,8 +61,8 @@ router = APIRouter(responses=_REFUSALS, dependencies=[Depends(HTTPBearer(auto_er
                         "additionalProperties": False,
                     }
                 },
-                "image/*": {"schema": _BINARY},
-                "application/octet-stream": {"schema": _BINARY},
+                "image/*": {"schema": BINARY},
+                "application/octet-stream": {"schema": BINARY},
             },
         }
     },
@@ -225,7 +152,7 @@ async def audit(
         row = common | _row(upload, label, answer, judged)
         row["thumbnail"] = await _thumbnail(service, upload, answer, judged)
         told = {name: row[name] for name in ("id", "declared", "verdict")}
-        png = await _explanation(service.workers, chosen, upload, answer) if explain else None
+        png = await drawn(service.workers, chosen, upload, answer) if explain else None
         pictures.append(
             Audited(**_answer(upload, answer), **told, why=judged.reason, explanation=png)
         )
@@ -242,46 +169,19 @@ async def audit(
     )
 
 
-@router.get("/v1/audits")
-def list_audits(
-    service: Parts,
-    token: Annotated[Token | None, may("review")],
-    verdict: Annotated[str | None, Query(pattern="^(match|mismatch|unsure)$")] = None,
-    before: Annotated[datetime | None, Query(description="Only those from before it.")] = None,
-    n: Annotated[int, Query(ge=1, le=500)] = 50,
-) -> list[Record]:
-    """List the newest audits."""
-    if before is not None:
-        # A date at the edge of the calendar has no place in other time zones.
-        try:
-            before = before.astimezone(UTC) if before.tzinfo else before.replace(tzinfo=UTC)
-        except OverflowError as error:
-            raise Refused(422, "bad_request", "before: there is no such time in UTC.") from error
-    return [_record(row) for row in service.records.found(n=n, before=before, verdict=verdict)]
-
-
-@router.get("/v1/audits/{id}")
-def get_audit(id: AuditId, service: Parts, token: Annotated[Token | None, may("review")]) -> Record:
-    """Return one audited picture."""
-    row = service.records.get(id)
-    if row is None:
-        raise Refused(404, "unknown_audit", f"There is no audit {id}.")
-    return _record(row)
-
-
-@router.post("/v1/audits/{id}/decision")
-def decide(
-    id: AuditId,
-    given: Decision,
-    service: Parts,
-    token: Annotated[Token | None, may("review")],
-) -> Record:
-    """Write down which class a person says that a picture shows; it may be a new one."""
-    if not given.decision.isprintable():
-        raise Refused(422, "bad_request", "decision: expected the name of a class, in one line.")
-    if not service.records.decide(id, given.decision, token.name if token else "local"):
-        raise Refused(404, "unknown_audit", f"There is no audit {id}.")
-    return get_audit(id, service, token)
+@router.get("/v1/me")
+async def tell_who(service: Parts, token: Annotated[Token | None, may("predict")]) -> Allowed:
+    """Say who asks, what they may do, and within which limits."""
+    limits = service.settings.limits
+    return Allowed(
+        name=token.name if token else None,
+        role=token.role if token else "admin",
+        version=version("tellapart"),
+        thumbnails=service.settings.thumbnails,
+        picture_mb=limits.picture_mb,
+        request_mb=limits.request_mb,
+        pictures=limits.pictures,
+    )
 
 
 @router.get("/v1/models", dependencies=[may("predict")])
@@ -342,7 +242,8 @@ def create_app(service: Service) -> FastAPI:
         lifespan=_life,
     )
     app.state.service = service
-    app.include_router(router)
+    for some in (router, explaining.router, reviewing.router, showing.router):
+        app.include_router(some)
     app.add_exception_handler(Refused, _tell_refused)
     app.add_exception_handler(BadDatabase, _tell_no_database)
     app.add_exception_handler(HTTPException, _tell_http)
@@ -379,7 +280,7 @@ def _declared(model: Model, form: Form) -> list[str]:
 
 def _answer(upload: Upload, answer: Prediction) -> dict[str, Any]:
     return {
-        "file": _said(upload.name),
+        "file": upload.shown,
         "label": answer.label,
         "name": answer.shown(answer.label) if answer.label else None,
         "confidence": answer.confidence,
@@ -395,7 +296,7 @@ def _row(upload: Upload, declared: str, answer: Prediction, judged: Judgement) -
     return {
         "id": uuid.uuid4().hex,
         "picture": picture_hash(upload.data),
-        "file_name": _said(upload.name),
+        "file_name": upload.shown,
         "declared": declared,
         "verdict": judged.verdict,
         "reason": judged.reason[:1000],
@@ -403,20 +304,6 @@ def _row(upload: Upload, declared: str, answer: Prediction, judged: Judgement) -
         "confidence": answer.confidence,
         "candidates": list(answer.candidates),
     }
-
-
-def _said(name: str) -> str:
-    """Keep of a sender's file name what every database and every terminal can take."""
-    return "".join(sign if sign.isprintable() else "?" for sign in name)[:255]
-
-
-def _record(row: RowMapping) -> Record:
-    values = dict(row)
-    for name in ("at", "decided_at"):
-        # SQLite gives times back without their zone.
-        if values[name] is not None and values[name].tzinfo is None:
-            values[name] = values[name].replace(tzinfo=UTC)
-    return Record(**values)
 
 
 async def _thumbnail(
@@ -429,29 +316,6 @@ async def _thumbnail(
     return await loop.run_in_executor(
         service.workers.decoders, lambda: jpeg(shrunk(upload.data, THUMBNAIL_PX))
     )
-
-
-async def _explanation(
-    workers: Workers, model: Model, upload: Upload, answer: Prediction
-) -> str | None:
-    """Draw what speaks for an answer, on the threads that all pictures share."""
-    if answer.error:
-        return None
-    loop = asyncio.get_running_loop()
-    classifier = model.classifier
-    with explaining():
-        found = await loop.run_in_executor(
-            workers.network, partial(classifier.explain, upload.data, answer.label)
-        )
-
-    def draw() -> bytes:
-        picture = decoded(upload.data)
-        height_px, width_px = picture.shape[:2]
-        box = seen_box(height_px, width_px, classifier.manifest.preprocessing)
-        said = f"{answer.shown(found.label)} {percent(found.confidence)}"
-        return explanation_png(picture, box, found.heat, _said(upload.name), said)
-
-    return base64.b64encode(await loop.run_in_executor(workers.decoders, draw)).decode()
 
 
 def _told(request: Request, refused: Refused) -> JSONResponse:

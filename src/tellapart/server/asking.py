@@ -27,6 +27,11 @@ class Upload:
     name: str
     data: bytes
 
+    @property
+    def shown(self) -> str:
+        """Of the name, what every database and every terminal can take."""
+        return "".join(sign if sign.isprintable() else "?" for sign in self.name)[:255]
+
 
 @dataclass(frozen=True)
 class Form:

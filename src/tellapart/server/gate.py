@@ -27,7 +27,7 @@ from tellapart.server.tokens import Token, find_token
 log = logging.getLogger("tellapart.server")
 
 SECURITY_HEADERS = {
-    # Nothing here is a page: whatever is shown as one may do nothing at all.
+    # What is shown as a page may do nothing at all; the page itself brings its own policy.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -94,7 +94,9 @@ class Gate:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 answer = MutableHeaders(scope=message)
-                answer.update({**SECURITY_HEADERS, "X-Request-ID": exchange.request_id})
+                for header, value in SECURITY_HEADERS.items():
+                    answer.setdefault(header, value)
+                answer["X-Request-ID"] = exchange.request_id
             await send(message)
 
         try:

@@ -6,11 +6,10 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tellapart.errors import NotExplainable, TellapartError
+from tellapart.errors import TellapartError
 from tellapart.inference.classifier import Classifier
 from tellapart.server.batching import Batcher, Workers
 from tellapart.server.refusing import Refused
@@ -119,15 +118,6 @@ class Models:
         version = hashlib.blake2b(facts, digest_size=8).hexdigest()
         batcher = Batcher(classifier, self._workers, self._settings.wait_s)
         return Model(name, version, classifier, batcher)
-
-
-@contextmanager
-def explaining() -> Iterator[None]:
-    """Turn the error of classifiers that cannot be explained into an answer to the client."""
-    try:
-        yield
-    except NotExplainable as error:
-        raise Refused(422, "not_explainable", str(error)) from error
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -27,11 +27,14 @@ from sqlalchemy import (
     RowMapping,
     String,
     Table,
+    and_,
     create_engine,
     delete,
     event,
     func,
     insert,
+    literal_column,
+    or_,
     select,
     update,
 )
@@ -64,7 +67,7 @@ audits = Table(
     Column("label", String(255)),
     Column("confidence", Float),
     Column("candidates", JSON, nullable=False),
-    # What a person said: the right class, who, when.
+    # What a person said: the right class (null: none of them), who, when (null: nothing yet).
     Column("decision", String(255)),
     Column("decided_by", String(100)),
     Column("decided_at", DateTime(timezone=True)),
@@ -72,7 +75,16 @@ audits = Table(
     Index("audits_picture", "picture"),
 )
 
-_WITHOUT_PICTURE = [column for column in audits.c if column.name != "thumbnail"]
+# Word for word as in the index's own condition, or SQLite does not use the index.
+DOUBTFUL = audits.c.verdict != literal_column("'match'")
+OPEN = and_(audits.c.decided_at.is_(None), DOUBTFUL)
+Index("audits_open", audits.c.at, audits.c.id, sqlite_where=OPEN, postgresql_where=OPEN)
+Index("audits_verdict", audits.c.verdict)
+
+_WITHOUT_PICTURE = [
+    *(column for column in audits.c if column.name != "thumbnail"),
+    audits.c.thumbnail.is_not(None).label("thumbnail"),
+]
 
 
 class Records:
@@ -91,29 +103,80 @@ class Records:
             connection.execute(insert(audits), list(rows))
 
     def get(self, id_: str) -> RowMapping | None:
-        """Return one audit, without its thumbnail."""
+        """Return one audit; of its thumbnail, whether there is one."""
         with self._begun() as connection:
             chosen = select(*_WITHOUT_PICTURE).where(audits.c.id == id_)
             return connection.execute(chosen).mappings().one_or_none()
 
-    def decide(self, id_: str, decision: str, by: str) -> bool:
-        """Write down which class a person says it is; False where there is no such audit."""
+    def thumbnail(self, id_: str) -> bytes | None:
+        """Return the small picture of an audit; None where none was kept."""
         with self._begun() as connection:
-            values = {"decision": decision, "decided_by": by, "decided_at": datetime.now(UTC)}
-            changed = update(audits).where(audits.c.id == id_).values(values)
-            return bool(connection.execute(changed).rowcount)
+            chosen = select(audits.c.thumbnail).where(audits.c.id == id_)
+            found: bytes | None = connection.execute(chosen).scalar_one_or_none()
+            return found
+
+    def decide(self, id_: str, decision: str | None, by: str, first: bool = False) -> bool:
+        """Write down which class a person says it is; None: none of them.
+
+        Returns whether it was written: not where there is no such audit, and with `first` not
+        where somebody has decided already.
+        """
+        which = audits.c.id == id_
+        if first:
+            which = and_(which, audits.c.decided_at.is_(None))
+        values = {"decision": decision, "decided_by": by, "decided_at": datetime.now(UTC)}
+        return self._update(which, values)
+
+    def undecide(self, id_: str) -> bool:
+        """Take a decision back; False where there is no such audit."""
+        values = dict.fromkeys(("decision", "decided_by", "decided_at"))
+        return self._update(audits.c.id == id_, values)
+
+    def _update(self, which: ColumnElement[bool], values: dict[str, Any]) -> bool:
+        with self._begun() as connection:
+            return bool(connection.execute(update(audits).where(which).values(values)).rowcount)
 
     def found(
-        self, *, n: int = 50, before: datetime | None = None, verdict: str | None = None
+        self,
+        *,
+        n: int = 50,
+        before: datetime | None = None,
+        verdict: str | None = None,
+        decided: bool | None = None,
+        model: str | None = None,
+        after: str | None = None,
+        oldest: bool = False,
     ) -> Sequence[RowMapping]:
-        """Return the n newest audits, without thumbnails."""
-        chosen = select(*_WITHOUT_PICTURE).order_by(audits.c.at.desc(), audits.c.id).limit(n)
-        if before is not None:
-            chosen = chosen.where(audits.c.at < before)
+        """Return n audits, the newest or the oldest first, without thumbnails.
+
+        verdict: one of the three, or doubtful: mismatch and unsure. after: the audit behind which
+        to go on; audits of one form have the same time, so a time alone would lose some.
+        """
+        which = list(_which(before, None))
         if verdict is not None:
-            chosen = chosen.where(audits.c.verdict == verdict)
+            which.append(DOUBTFUL if verdict == "doubtful" else audits.c.verdict == verdict)
+        if decided is not None:
+            which.append((audits.c.decided_at.is_not if decided else audits.c.decided_at.is_)(None))
+        if model is not None:
+            which.append(audits.c.model == model)
+        at, id_ = audits.c.at, audits.c.id
+        order = (at, id_) if oldest else (at.desc(), id_.desc())
         with self._begun() as connection:
+            if after is not None:
+                time = connection.execute(select(at).where(id_ == after)).scalar_one_or_none()
+                same = and_(at == time, id_ > after if oldest else id_ < after)
+                which.append(or_(at > time if oldest else at < time, same))
+            chosen = select(*_WITHOUT_PICTURE).where(*which).order_by(*order).limit(n)
             return connection.execute(chosen).mappings().all()
+
+    def counts(self) -> dict[str, int]:
+        """Count the audits of each verdict, and those that wait for a person's decision."""
+        with self._begun() as connection:
+            of_each = select(audits.c.verdict, func.count()).group_by(audits.c.verdict)
+            found = dict.fromkeys(("match", "mismatch", "unsure"), 0)
+            found.update((verdict, n) for verdict, n in connection.execute(of_each))
+            waiting = select(func.count()).select_from(audits).where(OPEN)
+            return found | {"waiting": int(connection.execute(waiting).scalar_one())}
 
     def count(self, *, before: datetime | None = None, picture: str | None = None) -> int:
         """Count the audits that `delete` would take away."""

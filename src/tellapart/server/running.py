@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import uvicorn
 
 from tellapart.errors import CannotListen
-from tellapart.server.app import Service, create_app
+from tellapart.server.app import create_app
 from tellapart.server.batching import Workers
 from tellapart.server.gate import Gate, JsonLines
 from tellapart.server.metrics import Metrics
 from tellapart.server.models import Models
 from tellapart.server.protocol import BoundedProtocol
 from tellapart.server.records import open_records
+from tellapart.server.service import Service
 from tellapart.server.settings import Settings
 from tellapart.server.writing import Writer
 

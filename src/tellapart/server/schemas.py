@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tellapart.server.auditing import Verdict
+from tellapart.server.settings import Thumbnails
+from tellapart.server.tokens import Role
 
 
 class _Answer(BaseModel):
@@ -85,9 +87,42 @@ class Record(_Answer):
     label: str | None
     confidence: float | None
     candidates: list[str]
-    decision: str | None = Field(description="The class that a person says it is.")
+    decision: str | None = Field(
+        description="The class that a person says it is; of one that was decided, null says that "
+        "it is none."
+    )
     decided_by: str | None
-    decided_at: datetime | None
+    decided_at: datetime | None = Field(description="Null: nobody has decided yet.")
+    thumbnail: bool = Field(description="Whether a small picture was kept.")
+
+
+class Listing(BaseModel):
+    """Which audits to list."""
+
+    verdict: Literal["match", "mismatch", "unsure", "doubtful"] | None = Field(
+        default=None, description="doubtful: mismatch or unsure."
+    )
+    decided: bool | None = Field(
+        default=None, description="Only those that a person has decided, or has not."
+    )
+    model: str | None = Field(default=None, max_length=255)
+    before: datetime | None = Field(default=None, description="Only those from before it.")
+    after: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{32}$",
+        description="The last audit of the page before: go on behind it.",
+    )
+    oldest: bool = Field(default=False, description="The oldest first.")
+    n: int = Field(default=50, ge=1, le=500)
+
+
+class Counts(_Answer):
+    """How many audits there are."""
+
+    match: int
+    mismatch: int
+    unsure: int
+    waiting: int = Field(description="Mismatches and unsure ones that nobody has decided.")
 
 
 class Decision(BaseModel):
@@ -95,7 +130,38 @@ class Decision(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    decision: Annotated[str, Field(min_length=1, max_length=255, examples=["rose"])]
+    decision: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        examples=["rose"], description="A class, known or new; null: none of them."
+    )
+    first: bool = Field(
+        default=False, description="Refuse (409) where somebody has decided already."
+    )
+
+
+class Allowed(_Answer):
+    """Who asks, and what the server lets them do."""
+
+    name: str | None = Field(description="Of the token; null where there are none.")
+    role: Role
+    version: str = Field(description="Of tellapart.")
+    thumbnails: Thumbnails
+    picture_mb: float
+    request_mb: float
+    pictures: int = Field(description="Most pictures in a request.")
+
+
+class Explained(_Answer):
+    """What in a picture speaks for a class, and what against it."""
+
+    label: str
+    confidence: float
+    heat: list[list[float]] = Field(
+        description="Rows of places, from the top; above zero speaks for the class."
+    )
+    box: tuple[float, float, float, float] = Field(
+        description="Left, top, right and bottom of where the places lie, in shares of the "
+        "upright picture's width and height."
+    )
 
 
 class ModelFacts(_Answer):
