@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -19,13 +21,14 @@ from tellapart.data.hashing import picture_hash
 from tellapart.data.thumbnails import jpeg, shrunk
 from tellapart.errors import BadDatabase
 from tellapart.inference.classifier import Prediction
-from tellapart.server import explaining, reviewing, showing
+from tellapart.server import building, explaining, learning, reviewing, showing
 from tellapart.server.asking import Form, Upload, ask, read_form
 from tellapart.server.auditing import Judgement, judge, of_all
 from tellapart.server.explaining import drawn
 from tellapart.server.gate import refusal
 from tellapart.server.models import Model
 from tellapart.server.refusing import Refused
+from tellapart.server.reviewing import THUMBNAIL_PX
 from tellapart.server.schemas import (
     Allowed,
     Answer,
@@ -40,10 +43,9 @@ from tellapart.server.service import BINARY, ModelName, Parts, Service, may, new
 from tellapart.server.settings import Thumbnails
 from tellapart.server.tokens import Token
 
-THUMBNAIL_PX = 320
-
 _FILES = {"type": "array", "items": BINARY, "minItems": 1}
 
+log = logging.getLogger("tellapart.server")
 router = new_router()
 
 
@@ -147,6 +149,7 @@ async def audit(
         "model_version": chosen.version,
     }
     rows, pictures = [], []
+    kept: dict[str, bytes] = {}
     for upload, label, answer in zip(form.pictures, declared, answers, strict=True):
         judged = judge(answer, label)
         row = common | _row(upload, label, answer, judged)
@@ -157,7 +160,15 @@ async def audit(
             Audited(**_answer(upload, answer), **told, why=judged.reason, explanation=png)
         )
         rows.append(row)
+        if service.filing and not answer.error and service.filing.wants(judged.verdict):
+            kept[row["picture"]] = upload.data
     await service.writer.add(rows)
+    if service.filing and kept:
+        try:
+            await run_in_threadpool(service.filing.keep, kept)
+        except BadDatabase as error:
+            # The audit is recorded; only what a reviewer would have filed is missing.
+            log.error("audited pictures are not kept for review: %s", error)
     for row in rows:
         service.metrics.verdicts.labels(chosen.name, row["verdict"]).inc()
     return Audit(
@@ -178,6 +189,8 @@ async def tell_who(service: Parts, token: Annotated[Token | None, may("predict")
         role=token.role if token else "admin",
         version=version("tellapart"),
         thumbnails=service.settings.thumbnails,
+        learns=service.filing is not None,
+        builds=service.settings.builds is not None,
         picture_mb=limits.picture_mb,
         request_mb=limits.request_mb,
         pictures=limits.pictures,
@@ -242,7 +255,8 @@ def create_app(service: Service) -> FastAPI:
         lifespan=_life,
     )
     app.state.service = service
-    for some in (router, explaining.router, reviewing.router, showing.router):
+    extra = (explaining, reviewing, learning, building, showing)
+    for some in (router, *(one.router for one in extra)):
         app.include_router(some)
     app.add_exception_handler(Refused, _tell_refused)
     app.add_exception_handler(BadDatabase, _tell_no_database)
@@ -260,6 +274,7 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
     finally:
         # All requests are answered by now.
         watching.cancel()
+        service.jobs.close()
         service.writer.close()
         service.workers.close()
         service.records.close()

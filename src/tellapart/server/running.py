@@ -13,7 +13,9 @@ import uvicorn
 from tellapart.errors import CannotListen
 from tellapart.server.app import create_app
 from tellapart.server.batching import Workers
+from tellapart.server.filing import Filing, check_folder
 from tellapart.server.gate import Gate, JsonLines
+from tellapart.server.jobs import Jobs
 from tellapart.server.metrics import Metrics
 from tellapart.server.models import Models
 from tellapart.server.protocol import BoundedProtocol
@@ -52,11 +54,16 @@ def prepare(settings: Settings) -> Prepared:
         metrics = Metrics()
         workers = Workers(settings.limits, metrics)
         models = Models(settings, workers)
+        for offered in (settings.reviews, settings.builds):
+            if offered is not None:
+                check_folder(offered.folder)
         records = open_records(settings.database)
     except BaseException:
         listening.close()
         raise
-    service = Service(settings, metrics, workers, models, records, Writer(records))
+    filing = Filing(settings.reviews, records) if settings.reviews else None
+    writer = Writer(records)
+    service = Service(settings, metrics, workers, models, records, writer, Jobs(), filing)
     config = uvicorn.Config(
         Gate(create_app(service), settings, metrics),
         http=BoundedProtocol,

@@ -9,7 +9,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.security import HTTPBearer
 
 from tellapart.server.batching import Workers
+from tellapart.server.filing import Filing
 from tellapart.server.gate import unauthorised
+from tellapart.server.jobs import Jobs
 from tellapart.server.metrics import Metrics
 from tellapart.server.models import Models
 from tellapart.server.records import Records
@@ -49,6 +51,8 @@ class Service:
     models: Models
     records: Records
     writer: Writer
+    jobs: Jobs
+    filing: Filing | None = None
 
 
 def may(role: Role) -> Any:
