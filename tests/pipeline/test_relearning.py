@@ -78,11 +78,11 @@ def test_all_that_is_wrong_is_said_at_once(
 ) -> None:
     """Two labels, another label than was learned, too few and unreadable: one message."""
     folder = reviews(digits, tmp_path / "r", d7=1, d1=1)
-    known = sorted((trained.data / "0").iterdir())[0]
-    shutil.copy(known, folder / "1" / "known.png")
-    shutil.copy(sorted((folder / "1").glob("1*.png") or (folder / "1").iterdir())[0], folder / "7")
+    (both,) = (folder / "1").iterdir()
+    (folder / "2").mkdir()
+    shutil.copy(both, folder / "2" / "both.png")
+    shutil.copy(sorted((trained.data / "0").iterdir())[0], folder / "1" / "known.png")
     (folder / "1" / "broken.png").write_bytes(b"no picture")
-    (folder / "7" / known.name).unlink(missing_ok=True)
     with pytest.raises(BadCorrections) as raised:
         learn_again(model, folder)
     said = str(raised.value)

@@ -16,7 +16,7 @@ from tellapart.server.settings import Builds, Reviews
 from tellapart.server.tokens import parse_tokens
 
 
-def wait(ask: Callable[[], Any], until: Callable[[Any], bool], seconds: float = 60) -> Any:
+def wait(ask: Callable[[], Any], until: Callable[[Any], bool], seconds: float = 240) -> Any:
     """Ask until the answer is as wanted."""
     end = time.monotonic() + seconds
     while True:

@@ -219,7 +219,8 @@ def delete_records(
         for path in files:
             path.unlink(missing_ok=True)
     if as_json:
-        print_json({"n": n, "deleted": not dry_run, "n_reviews": len(files)})
+        filed = {"n_reviews": len(files)} if reviews else {}
+        print_json({"n": n, "deleted": not dry_run, **filed})
         return
     also = f" and {len(files)} reviewed pictures" if reviews else ""
     print(f"{'Would delete' if dry_run else 'Deleted'} {n} records{also}.")

@@ -74,7 +74,7 @@ class Jobs:
             if self._closed:
                 raise Refused(503, "ending", "The server is about to end.")
             # Behind the answers to requests. -P: nothing in the current folder is imported.
-            gentle = ["nice", "-n", "10"] if shutil.which("nice") else []
+            gentle = ["nice", "-n", "5"] if shutil.which("nice") else []
             process = subprocess.Popen(
                 [*gentle, sys.executable, "-P", "-m", "tellapart", *arguments, "--json"],
                 stdin=subprocess.DEVNULL,

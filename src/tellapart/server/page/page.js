@@ -12,13 +12,15 @@
 // and which model is chosen; `api` there asks the server.
 
 import * as common from "./common.js";
+import building from "./building.js";
 import history from "./history.js";
+import learning from "./learning.js";
 import reviewing from "./reviewing.js";
 import trying from "./trying.js";
 
 const { announce, button, el, recall, remember, session, t, token } = common;
 
-const VIEWS = [trying, reviewing, history];
+const VIEWS = [trying, reviewing, history, learning, building];
 
 let leave = null;
 let shown = null;
