@@ -332,10 +332,9 @@ def serve() -> Iterator[Callable[[Path], str]]:
 
 @pytest.mark.slow
 def test_the_page_classifies_in_the_browser(
-    trained: Any, photos: Path, web_runtime: Path, tmp_path: Path, serve: Any
+    trained: Any, photos: Path, web_runtime: Path, tmp_path: Path, serve: Any, browser: Any
 ) -> None:
     """Real files chosen in Chromium get the bundle's answers, and nothing else is asked for."""
-    playwright = pytest.importorskip("playwright.sync_api")
     done = export(
         trained.bundle,
         "web",
@@ -347,23 +346,18 @@ def test_the_page_classifies_in_the_browser(
     paths = sorted(photos.iterdir())
     address = serve(done.folder)
     asked = []
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(address)
-        page.locator("html[data-ready=yes]").wait_for(timeout=60_000)
-        page.set_input_files("#files", paths)
-        page.locator("article").nth(len(paths) - 1).wait_for(timeout=60_000)
-        found = page.locator("article").evaluate_all(
-            "all => all.map(one => [one.dataset.name, JSON.parse(one.dataset.probabilities)])"
-        )
-        page.set_input_files("#files", Path(__file__))
-        page.get_by_text("test_exporting.py could not be read as a picture").wait_for()
-        browser.close()
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.locator("html[data-ready=yes]").wait_for(timeout=60_000)
+    page.set_input_files("#files", paths)
+    page.locator("article").nth(len(paths) - 1).wait_for(timeout=60_000)
+    found = page.locator("article").evaluate_all(
+        "all => all.map(one => [one.dataset.name, JSON.parse(one.dataset.probabilities)])"
+    )
+    page.set_input_files("#files", Path(__file__))
+    page.get_by_text("test_exporting.py could not be read as a picture").wait_for()
+    page.close()
     assert all(url.startswith((address, "blob:", "data:")) for url in asked)
     ours = Classifier.load(trained.bundle, "f32").predict(paths)
     theirs = dict(found)

@@ -147,6 +147,93 @@ def test_a_reviewers_decision_is_written_down(serving: Any, colours: Path) -> No
         assert nobody.status_code == 404
 
 
+def test_a_decision_is_changed_taken_back_or_only_the_first(serving: Any, colours: Path) -> None:
+    """A later one replaces it unless the first alone counts; null is none of them; it can go."""
+    with serving(tokens=tokens(), thumbnails="doubtful") as client:
+        form = {"files": files(colours, "grey"), "data": {"declared": "red"}}
+        audit = client.post("/v1/audit", **form, headers=bearer("predict")).json()
+        url, given = f"/v1/audits/{audit['pictures'][0]['id']}", bearer("review")
+        none = client.post(f"{url}/decision", json={"decision": None}, headers=given).json()
+        assert (none["decision"], none["decided_by"]) == (None, "reviewer")
+        second = client.post(
+            f"{url}/decision", json={"decision": "red", "first": True}, headers=bearer("admin")
+        )
+        assert (second.status_code, second.json()["message"]) == (
+            409,
+            "reviewer has decided already: none of them. Nothing was changed.",
+        )
+        later = client.post(f"{url}/decision", json={"decision": "red"}, headers=bearer("admin"))
+        assert (later.json()["decision"], later.json()["decided_by"]) == ("red", "adminer")
+        gone = client.delete(f"{url}/decision", headers=given).json()
+        assert (gone["decision"], gone["decided_by"], gone["decided_at"]) == (None, None, None)
+        assert client.delete(f"/v1/audits/{'0' * 32}/decision", headers=given).status_code == 404
+        assert client.get("/v1/audits/counts", headers=given).json()["waiting"] == 1
+
+
+def test_what_was_kept_of_a_picture_is_shown_to_reviewers(serving: Any, colours: Path) -> None:
+    """The thumbnail is a JPEG for those who may review; where none was kept, that is said."""
+    with serving(tokens=tokens(), thumbnails="doubtful") as client:
+        form = {"files": files(colours, "red", "grey"), "data": {"declared": ["red", "blue"]}}
+        audit = client.post("/v1/audit", **form, headers=bearer("predict")).json()
+        match, doubt = (f"/v1/audits/{one['id']}" for one in audit["pictures"])
+        shown = client.get(f"{doubt}/thumbnail", headers=bearer("review"))
+        assert (shown.headers["Content-Type"], shown.content[:2]) == ("image/jpeg", b"\xff\xd8")
+        assert client.get(f"{doubt}/thumbnail", headers=bearer("predict")).status_code == 403
+        none = client.get(f"{match}/thumbnail", headers=bearer("review"))
+        assert (none.status_code, none.json()["error"]) == (404, "no_thumbnail")
+        told = [client.get(url, headers=bearer("review")).json() for url in (match, doubt)]
+        assert [one["thumbnail"] for one in told] == [False, True]
+
+
+def test_lists_go_on_behind_an_audit(serving: Any, colours: Path) -> None:
+    """Pictures of one form share a time: behind the last of a page comes the next, none is lost."""
+    with serving() as client:
+        names = ("red", "blue", "green", "grey", "mixed")
+        client.post("/v1/audit", files=files(colours, *names), data={"declared": "red"})
+        seen, last = [], {}
+        while page := client.get("/v1/audits", params={"n": 2} | last).json():
+            seen += [one["file_name"] for one in page]
+            last = {"after": page[-1]["id"]}
+        assert sorted(seen) == sorted(f"{name}.png" for name in names)
+        lost = client.get("/v1/audits", params={"after": "0" * 32})
+        assert lost.status_code == 404
+
+
+def test_why_is_told_as_a_map(serving: Any, trained: Any, colours: Path) -> None:
+    """Places and where they lie, for the answer or for a class; a bad class or file is refused."""
+    data = next((trained.data / "1").iterdir()).read_bytes()
+    with serving(models=(trained.bundle,)) as client:
+        form = {"files": [("file", ("a.png", data))]}
+        own = client.post("/v1/explain", **form).json()
+        other = client.post("/v1/explain?label=0", **form).json()
+        assert (own["label"], other["label"]) == ("1", "0")
+        assert (len(own["heat"]), len(own["heat"][0])) == (7, 7)
+        assert own["heat"] != other["heat"]
+        left, top, right, bottom = own["box"]
+        assert 0 <= left < right <= 1
+        assert 0 <= top < bottom <= 1
+        assert client.post("/v1/explain?label=x", **form).json()["error"] == "unknown_class"
+        two = client.post("/v1/explain", files=files(colours, "red", "blue"))
+        assert (two.status_code, two.json()["error"]) == (413, "too_many")
+        broken = client.post("/v1/explain", files=[("file", ("a.png", b"<html>"))])
+        assert broken.json()["error"] == "unreadable"
+        assert client.get("/v1/audits").json() == []
+
+
+def test_who_asks_is_told_what_they_may(serving: Any) -> None:
+    """Name and role of the token, and limits; without tokens, everything is allowed."""
+    with serving(tokens=tokens()) as client:
+        me = client.get("/v1/me", headers=bearer("review")).json()
+        assert (me["name"], me["role"], me["thumbnails"], me["pictures"]) == (
+            *("reviewer", "review", "none"),
+            64,
+        )
+        assert client.get("/v1/me").status_code == 401
+    with serving() as client:
+        me = client.get("/v1/me").json()
+        assert (me["name"], me["role"]) == (None, "admin")
+
+
 def test_roles_decide_who_may_do_what(serving: Any, colours: Path) -> None:
     """No token, a wrong one, one of a lesser role: refused; health is open to all."""
     with serving(tokens=tokens()) as client:

@@ -25,7 +25,7 @@ import httpx
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 
 from tellapart.errors import BadDatabase
 from tellapart.server.records import metadata, open_records
@@ -113,6 +113,67 @@ def test_records_are_kept_listed_decided_and_deleted(database: str) -> None:
         assert records.delete(picture=row(3)["picture"]) == 1
         assert [found["id"] for found in records.found()] == [row(4)["id"]]
         assert records.delete(picture=row(4)["picture"]) == 1
+
+
+def test_reviewers_share_a_queue(database: str) -> None:
+    """The oldest undecided first, page after page, also of one time; deciding can be first only."""
+    with closing(open_records(database)) as records:
+        before = records.counts()
+        at = datetime.now(UTC)
+        verdicts = ["mismatch", "unsure", "match", "mismatch", "unsure"]
+        rows = [row(20 + n, at) | {"verdict": verdict} for n, verdict in enumerate(verdicts)]
+        records.add([one | {"model": "queue"} for one in rows])
+        asked = {"n": 2, "verdict": "doubtful", "decided": False, "model": "queue"}
+        pages = [records.found(**asked, oldest=True)]
+        pages.append(records.found(**asked, oldest=True, after=pages[0][-1]["id"]))
+        assert [[one["id"][-2:] for one in page] for page in pages] == [["14", "15"], ["17", "18"]]
+        newest = records.found(**asked)
+        assert [one["id"][-2:] for one in newest] == ["18", "17"]
+        assert [one["id"][-2:] for one in records.found(**asked, after=newest[1]["id"])] == [
+            "15",
+            "14",
+        ]
+        first, second, *_ = (one["id"] for one in rows)
+        assert records.decide(first, None, "me", first=True)
+        assert not records.decide(first, "b", "you", first=True)
+        assert records.decide(second, "b", "you")
+        changed = {name: n - before[name] for name, n in records.counts().items()}
+        assert changed == {"match": 1, "mismatch": 2, "unsure": 2, "waiting": 2}
+        decided = records.found(decided=True, model="queue")
+        assert [(one["decision"], one["decided_by"]) for one in decided] == [
+            ("b", "you"),
+            (None, "me"),
+        ]
+        assert records.undecide(first)
+        assert len(records.found(decided=True, model="queue")) == 1
+        for one in rows:
+            records.delete(picture=one["picture"])
+
+
+def test_the_queue_is_found_by_its_index(tmp_path: Path) -> None:
+    """SQLite reads what waits, and how many wait, from the index that holds nothing else."""
+    path = tmp_path / "records.sqlite"
+    with closing(open_records(f"sqlite:///{path}")) as records:
+        asked: list[str] = []
+
+        @event.listens_for(records._engine, "before_cursor_execute")
+        def seen(*told: Any) -> None:
+            asked.append(told[2])
+
+        records.found(verdict="doubtful", decided=False, oldest=True)
+        records.counts()
+    with closing(sqlite3.connect(path)) as connection:
+        plans = [
+            connection.execute(f"EXPLAIN QUERY PLAN {one}", (5,) * one.count("?")).fetchall()
+            for one in asked
+            if one.startswith("SELECT")
+        ]
+    used = [str(plan) for plan in plans]
+    assert [
+        "audits_open" in used[0],
+        "audits_verdict" in used[1],
+        "audits_open" in used[2],
+    ] == [True] * 3
 
 
 def test_one_bad_row_stores_none(database: str) -> None:

@@ -105,7 +105,7 @@ function drawSettings() {
   const menu = el(
     "details",
     { class: "menu", open },
-    el("summary", { class: "button" }, el("span", { "aria-hidden": "true" }, "⚙ "), t("page.settings")),
+    el("summary", { class: "button" }, el("span", { "aria-hidden": "true" }, "⚙"), el("span", { class: "word" }, t("page.settings"))),
     el(
       "div",
       { class: "card" },
