@@ -65,6 +65,10 @@
     ├── RayError             prediction on Ray
     │   ├── ClusterNotReached    131   no Ray cluster answers at the address, or none starts here
     │   └── WorkersLost          132   workers cannot start, or die again and again
+    ├── LearningError        learning from corrections
+    │   ├── NotBetter            117   what was learned is worse than what was there
+    │   ├── BadCorrections       118   corrections that contradict each other, or are too few
+    │   └── NothingToLearnOn     119   no features in the file, or no earlier file to go back to
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
         └── NotFetched          102   … because it did not arrive, or not as it should (the same)
 
@@ -517,3 +521,25 @@ class NoSecret(ServingError):
     """Callbacks are to be sent, and there is no secret to sign them with."""
 
     exit_code = 121
+
+
+class LearningError(TellapartError):
+    """A classifier that was to learn from corrections."""
+
+
+class NotBetter(LearningError):
+    """What was learned is worse on held-out pictures, or cannot be shown not to be."""
+
+    exit_code = 117
+
+
+class BadCorrections(LearningError):
+    """Corrections that contradict each other or what was learned, or too few to learn from."""
+
+    exit_code = 118
+
+
+class NothingToLearnOn(LearningError):
+    """The classifier carries no features, or none of an earlier one is kept to go back to."""
+
+    exit_code = 119

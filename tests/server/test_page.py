@@ -306,7 +306,7 @@ def test_the_page_speaks_chinese_on_a_phone_and_is_accessible(
                 assert len(found.response["passes"]) > 10
                 if locale == "zh-CN":
                     assert "it shows" not in page.locator("main").inner_text()
-        page.get_by_text("Settings").click()
+        page.locator("summary").click()
         page.get_by_role("combobox", name="Language").select_option("zh")
         page.get_by_role("heading", name="审核记录").wait_for()
         page.reload()
@@ -333,7 +333,7 @@ def test_a_token_opens_what_its_role_allows(serving: Any, opened: Open) -> None:
         page.reload()
         page.locator("main").get_by_text("This needs the role").wait_for()
         assert TOKENS["predict"] not in page.url
-        page.get_by_text("Settings").click()
+        page.locator("summary").click()
         page.get_by_role("button", name="Sign out").click()
         page.get_by_label("Token", exact=True).fill(TOKENS["review"])
         page.keyboard.press("Enter")

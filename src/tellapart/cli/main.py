@@ -16,6 +16,7 @@ from tellapart.cli import (
     grouping,
     inspecting,
     judging,
+    learning,
     serving,
     sorting,
     stock,
@@ -101,6 +102,7 @@ for command in (
     grouping.features,
     grouping.similar,
     serving.serve,
+    learning.learn,
 ):
     app.command()(command)
 app.add_typer(stock.backbones)

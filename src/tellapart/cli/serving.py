@@ -88,14 +88,35 @@ def serve(
     answer_s: Annotated[float, typer.Option(min=0.1, help="Time for all of a request.")] = 60,
     accept: Accept = None,
     precision: PrecisionName = "auto",
+    reviews: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Put pictures that a person decided about here, a folder a class, for `learn`. "
+            "Until then the doubtful ones themselves are kept with the records.",
+        ),
+    ] = None,
+    reviews_of: Annotated[
+        str, typer.Option(help="Which audited pictures are kept for that: doubtful|all.")
+    ] = "doubtful",
+    reviews_mb: Annotated[
+        float, typer.Option(min=0, help="Most of these, in MB; the oldest go first.")
+    ] = 1000,
+    reviews_days: Annotated[float, typer.Option(min=0, help="For how long they wait.")] = 30,
+    builds: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Let admins build classifiers in the page; kept here."),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Answer over HTTP: what is on pictures, and is it what their sender declares?"""
     if thumbnails not in ("none", "doubtful", "all"):
         raise typer.BadParameter(f"--thumbnails {thumbnails}: expected none, doubtful or all.")
+    if reviews_of not in ("doubtful", "all"):
+        raise typer.BadParameter(f"--reviews-of {reviews_of}: expected doubtful or all.")
     from tellapart.server.running import serve as run
-    from tellapart.server.settings import Limits, Settings
+    from tellapart.server.settings import Builds, Limits, Reviews, Settings
     from tellapart.server.tokens import read_secret, read_tokens
 
     settings = Settings(
@@ -120,6 +141,10 @@ def serve(
         callback_secret=read_secret(callback_secret),
         accept=accept,
         precision=chosen_precision(precision),
+        reviews=Reviews(reviews, reviews_of, reviews_mb, reviews_days)  # type: ignore[arg-type]
+        if reviews
+        else None,
+        builds=Builds(builds) if builds else None,
     )
     run(settings, lambda prepared: _tell(prepared, settings, as_json))
 
@@ -181,6 +206,14 @@ def delete_records(
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="All audits of this very picture.")
     ] = None,
+    reviews: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also delete the pictures in this folder of `serve --reviews` that no audit is "
+            "left of.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -200,11 +233,23 @@ def delete_records(
         except OSError as error:
             raise typer.BadParameter(f"--picture {picture}: {error.strerror}.") from error
     opened = open_records(database or default_database())
+    files = _filed(opened.pictures(**which), reviews) if reviews else []
     n = opened.count(**which) if dry_run else opened.delete(**which)
+    if not dry_run:
+        for path in files:
+            path.unlink(missing_ok=True)
     if as_json:
-        print_json({"n": n, "deleted": not dry_run})
-    else:
-        print(f"{'Would delete' if dry_run else 'Deleted'} {n} records.")
+        filed = {"n_reviews": len(files)} if reviews else {}
+        print_json({"n": n, "deleted": not dry_run, **filed})
+        return
+    also = f" and {len(files)} reviewed pictures" if reviews else ""
+    print(f"{'Would delete' if dry_run else 'Deleted'} {n} records{also}.")
+
+
+def _filed(pictures: set[str], reviews: Path) -> list[Path]:
+    from tellapart.server.filing import filed
+
+    return [path for picture in sorted(pictures) for path in filed(reviews.expanduser(), picture)]
 
 
 def default_database() -> str:

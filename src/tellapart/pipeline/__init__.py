@@ -10,6 +10,7 @@ from tellapart.pipeline.minimums import check_minimums
 from tellapart.pipeline.naming import plan_named
 from tellapart.pipeline.outcome import TrainResult
 from tellapart.pipeline.rehearsal import Rehearsal, rehearse
+from tellapart.pipeline.relearning import Relearned, learn_again, learning_in_words, undo_learning
 from tellapart.pipeline.scoring import Evaluation, evaluate
 from tellapart.pipeline.showing import Sheet, show
 from tellapart.pipeline.sorting import plan_sorting, write_contact_sheet
@@ -23,6 +24,7 @@ __all__ = [
     "Grouped",
     "Inspection",
     "Rehearsal",
+    "Relearned",
     "Sheet",
     "ShownStructure",
     "TrainResult",
@@ -36,6 +38,8 @@ __all__ = [
     "find_similar",
     "group",
     "inspect",
+    "learn_again",
+    "learning_in_words",
     "plan_named",
     "plan_sorting",
     "rehearse",
@@ -43,6 +47,7 @@ __all__ = [
     "show_structure",
     "start_processes",
     "train",
+    "undo_learning",
     "write_contact_sheet",
     "write_features",
 ]

@@ -33,6 +33,7 @@ from tellapart.bundle.bundle import (
     with_head_weights,
     write_bundle,
 )
+from tellapart.bundle.manifest import Manifest
 from tellapart.data.catalog import Catalog
 from tellapart.data.pixels import (
     Preprocessing,
@@ -161,7 +162,8 @@ def train(
                     judgement = judge_classifier(material, learned, folded)
                 result = make_result(material, judgement, target, found.n_computed, source.notes)
                 with progress.stage("write"):
-                    _write(result, material, judgement, stand)
+                    manifest = make_manifest(result, material, judgement)
+                    write(result, manifest, material, judgement, stand.frozen)
                 return result
 
             result = ranks.tell(finish)
@@ -518,20 +520,24 @@ def _remembered(run: Run | None, began: float, progress: Progress) -> Iterator[_
         run.finish(state, ending.accuracy, round(time.monotonic() - began, 3))
 
 
-def _write(result: TrainResult, material: Material, judgement: Judgement, stand: Stand) -> None:
+def write(
+    result: TrainResult,
+    manifest: Manifest,
+    material: Material,
+    judgement: Judgement,
+    frozen: FrozenBackbone,
+) -> None:
     """Write report and bundle, after a last check that the bundle's graph says what was scored."""
     learned = judgement.learned
-    body, weights = stand.frozen.graph, stand.frozen.weights
+    body, weights = frozen.graph, frozen.weights
     if learned.tuned is not None:
         body, weights = learned.tuned.graph, learned.tuned.weights
     graph = with_head(body, learned.weight, learned.bias)
     _check_graph(graph, material, judgement)
-    manifest = make_manifest(result, material, judgement)
     page = make_report(result, manifest, material, judgement, graph)
     catalog = material.catalog
     kept = KeptFeatures(judgement.features, catalog.labels, catalog.digests, catalog.splits)
-    head = stand.frozen.backbone.head
-    weights = with_head_weights(weights, head, learned.weight, learned.bias)
+    weights = with_head_weights(weights, frozen.backbone.head, learned.weight, learned.bias)
     keep = material.recipe.data.keep_features
     write_bundle(
         result.bundle, manifest, graph, weights, kept if keep else None, page, judgement.familiar
@@ -543,6 +549,8 @@ def _check_graph(graph: bytes, material: Material, judgement: Judgement) -> None
     """Run a few pictures through the finished graph: what was scored is what will run."""
     catalog = material.catalog
     rows = np.flatnonzero(judgement.scored if judgement.scored.any() else judgement.learned.taught)
+    if material.at_hand is not None:
+        rows = material.at_hand
     rows = rows[:: max(1, len(rows) // N_CHECKED)][:N_CHECKED]
     read = partial(read_pixels, preprocessing=material.extractor.preprocessing)
     pictures = list(decode_many(catalog.paths[rows].tolist(), read))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -19,13 +21,14 @@ from tellapart.data.hashing import picture_hash
 from tellapart.data.thumbnails import jpeg, shrunk
 from tellapart.errors import BadDatabase
 from tellapart.inference.classifier import Prediction
-from tellapart.server import explaining, reporting, reviewing, showing
+from tellapart.server import building, explaining, learning, reporting, reviewing, showing
 from tellapart.server.asking import Form, Upload, ask, read_form
 from tellapart.server.auditing import Judgement, judge, of_all
 from tellapart.server.explaining import drawn
 from tellapart.server.gate import refusal
 from tellapart.server.models import Model
 from tellapart.server.refusing import Refused
+from tellapart.server.reviewing import THUMBNAIL_PX
 from tellapart.server.schemas import (
     Allowed,
     Answer,
@@ -40,8 +43,6 @@ from tellapart.server.service import BINARY, ModelName, Parts, Service, may, new
 from tellapart.server.settings import Thumbnails
 from tellapart.server.tokens import Token
 
-THUMBNAIL_PX = 320
-
 _FILES = {"type": "array", "items": BINARY, "minItems": 1}
 _URLS = {
     "type": "array",
@@ -50,6 +51,7 @@ _URLS = {
     "with those that are sent.",
 }
 
+log = logging.getLogger("tellapart.server")
 router = new_router()
 
 
@@ -161,6 +163,7 @@ async def audit(
         "model_version": chosen.version,
     }
     rows, pictures = [], []
+    kept: dict[str, bytes] = {}
     for upload, label, answer in zip(form.pictures, declared, answers, strict=True):
         judged = judge(answer, label)
         row = common | _row(upload, label, answer, judged)
@@ -171,6 +174,8 @@ async def audit(
             Audited(**_answer(upload, answer), **facts, why=judged.reason, explanation=png)
         )
         rows.append(row)
+        if service.filing and not answer.error and service.filing.wants(judged.verdict):
+            kept[row["picture"]] = upload.data
     told = Audit(
         id=str(common["form"]),
         model=chosen.name,
@@ -184,10 +189,21 @@ async def audit(
         messages.append(service.telling.message(form.callback, told.id, body))
     await service.writer.add(rows, messages)
     service.telling.wake()
+    await _keep(service, kept)
     for row in rows:
         service.metrics.verdicts.labels(chosen.name, row["verdict"]).inc()
         chosen.watch.note_verdict(row["verdict"])
     return told
+
+
+async def _keep(service: Service, kept: dict[str, bytes]) -> None:
+    """Keep the files of pictures for a reviewer, by their hashes."""
+    if service.filing and kept:
+        try:
+            await run_in_threadpool(service.filing.keep, kept)
+        except BadDatabase as error:
+            # The audit is recorded; only what a reviewer would have filed is missing.
+            log.error("audited pictures are not kept for review: %s", error)
 
 
 @router.get("/v1/me")
@@ -199,6 +215,8 @@ async def tell_who(service: Parts, token: Annotated[Token | None, may("predict")
         role=token.role if token else "admin",
         version=version("tellapart"),
         thumbnails=service.settings.thumbnails,
+        learns=service.filing is not None,
+        builds=service.settings.builds is not None,
         picture_mb=limits.picture_mb,
         request_mb=limits.request_mb,
         pictures=limits.pictures,
@@ -263,7 +281,8 @@ def create_app(service: Service) -> FastAPI:
         lifespan=_life,
     )
     app.state.service = service
-    for some in (router, explaining.router, reviewing.router, showing.router, reporting.router):
+    extra = (explaining, reviewing, reporting, learning, building, showing)
+    for some in (router, *(one.router for one in extra)):
         app.include_router(some)
     app.add_exception_handler(Refused, _tell_refused)
     app.add_exception_handler(BadDatabase, _tell_no_database)
@@ -285,6 +304,7 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
         # All requests are answered by now.
         for task in running:
             task.cancel()
+        service.jobs.close()
         service.fetching.close()
         service.telling.close()
         service.writer.close()

@@ -87,13 +87,43 @@ class Models:
             )
         return self._models[name]
 
+    @property
+    def given(self) -> list[str]:
+        """The names of those that the server was started with."""
+        return model_names(self._settings.models)
+
+    def path(self, name: str) -> Path:
+        """Return the file of a classifier that is served."""
+        return self._paths[name]
+
+    async def add(self, name: str, path: Path) -> Model:
+        """Serve another classifier, or the file that lies there now; the name must be free.
+
+        Raises:
+            TellapartError: it cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        self._paths[name], self._stamps[name] = path, _stamp(path)
+        try:
+            model = await loop.run_in_executor(None, self._load, name)
+        except BaseException:
+            del self._paths[name]
+            raise
+        self._models[name] = model
+        return model
+
+    def remove(self, name: str) -> None:
+        """Serve a classifier that was added no longer; requests that began end on it."""
+        for told in (self._models, self._paths, self._stamps):
+            told.pop(name, None)
+
     async def watch(self) -> None:
         """Take up new files for ever; what cannot be used leaves the old classifier in place."""
         while True:
             await asyncio.sleep(self._settings.watch_s)
-            for name, path in self._paths.items():
+            for name, path in list(self._paths.items()):
                 stamp = _stamp(path)
-                if stamp is None or stamp == self._stamps[name]:
+                if stamp is None or stamp == self._stamps.get(name):
                     continue
                 await self._replace(name, stamp)
 
@@ -107,6 +137,8 @@ class Models:
             self._workers.metrics.reloads.labels(name, "refused").inc()
             log.error("the new file of %s is not used, the old one stays: %s", name, error)
             return
+        if name not in self._paths:
+            return  # Removed meanwhile.
         self._models[name] = model
         self._workers.metrics.reloads.labels(name, "taken").inc()
         model.watch.look()

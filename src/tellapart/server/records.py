@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,9 +33,11 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    exists,
     func,
     insert,
     literal_column,
+    not_,
     or_,
     select,
     update,
@@ -99,9 +101,23 @@ OPEN = and_(audits.c.decided_at.is_(None), DOUBTFUL)
 Index("audits_open", audits.c.at, audits.c.id, sqlite_where=OPEN, postgresql_where=OPEN)
 Index("audits_verdict", audits.c.verdict)
 
+# Files of audited pictures that wait for a decision, where the server keeps them: each once.
+originals = Table(
+    "originals",
+    metadata,
+    Column("picture", String(32), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Index("originals_at", "at"),
+)
+
 _WITHOUT_PICTURE = [
     *(column for column in audits.c if column.name != "thumbnail"),
-    audits.c.thumbnail.is_not(None).label("thumbnail"),
+    or_(
+        audits.c.thumbnail.is_not(None),
+        exists().where(originals.c.picture == audits.c.picture),
+    ).label("thumbnail"),
 ]
 
 
@@ -143,6 +159,50 @@ class Records:
             values = {"tries": tries, "next_at": again, "error": why}
             connection.execute(update(callbacks).where(callbacks.c.id == id_).values(values))
 
+    def keep(self, files: Mapping[str, bytes]) -> None:
+        """Keep the files of pictures, by their hashes, until somebody decides about them."""
+        with self._begun() as connection:
+            there = set(
+                connection.scalars(
+                    select(originals.c.picture).where(originals.c.picture.in_(list(files)))
+                )
+            )
+            now = datetime.now(UTC)
+            rows = [
+                {"picture": picture, "at": now, "size": len(data), "data": data}
+                for picture, data in files.items()
+                if picture not in there
+            ]
+            if rows:
+                connection.execute(insert(originals), rows)
+
+    def original(self, picture: str) -> bytes | None:
+        """Return the kept file of a picture, by its hash; None where there is none."""
+        with self._begun() as connection:
+            chosen = select(originals.c.data).where(originals.c.picture == picture)
+            found: bytes | None = connection.execute(chosen).scalar_one_or_none()
+            return found
+
+    def let_go(
+        self, picture: str | None = None, *, before: datetime | None = None, most: int | None = None
+    ) -> None:
+        """Delete kept files: of one picture, from before a time, the oldest beyond `most` bytes."""
+        with self._begun() as connection:
+            if picture is not None:
+                connection.execute(delete(originals).where(originals.c.picture == picture))
+            if before is not None:
+                connection.execute(delete(originals).where(originals.c.at < before))
+            if most is not None:
+                _delete_oldest(connection, most)
+
+    def pictures(self, *, before: datetime | None = None, picture: str | None = None) -> set[str]:
+        """Return the hashes of the pictures that `delete` would leave no audit of."""
+        which = _which(before, picture)
+        with self._begun() as connection:
+            gone = set(connection.scalars(select(audits.c.picture).where(*which)))
+            left = select(audits.c.picture).where(not_(and_(*which)))
+            return gone - set(connection.scalars(left))
+
     def get(self, id_: str) -> RowMapping | None:
         """Return one audit; of its thumbnail, whether there is one."""
         with self._begun() as connection:
@@ -172,6 +232,11 @@ class Records:
         """Take a decision back; False where there is no such audit."""
         values = dict.fromkeys(("decision", "decided_by", "decided_at"))
         return self._update(audits.c.id == id_, values)
+
+    def restore(self, id_: str, earlier: Mapping[str, Any]) -> bool:
+        """Put back what was decided earlier, if it was; False where there is no such audit."""
+        names = ("decision", "decided_by", "decided_at")
+        return self._update(audits.c.id == id_, {name: earlier[name] for name in names})
 
     def _update(self, which: ColumnElement[bool], values: dict[str, Any]) -> bool:
         with self._begun() as connection:
@@ -234,14 +299,20 @@ class Records:
             return int(connection.execute(chosen).scalar_one())
 
     def delete(self, *, before: datetime | None = None, picture: str | None = None) -> int:
-        """Delete audits from before a time, or of one picture; return how many."""
+        """Delete audits from before a time, or of one picture; return how many.
+
+        What is kept of a picture that no audit is left of, goes with them.
+        """
         which = _which(before, picture)
         if not which:
             raise ValueError("Say which audits to delete: before= or picture=.")
         with self._begun() as connection:
             forms = select(audits.c.form).where(*which)
             connection.execute(delete(callbacks).where(callbacks.c.form.in_(forms)))
-            return connection.execute(delete(audits).where(*which)).rowcount
+            n = connection.execute(delete(audits).where(*which)).rowcount
+            known = select(audits.c.picture)
+            connection.execute(delete(originals).where(originals.c.picture.not_in(known)))
+            return n
 
     def check(self) -> None:
         """Ask the database for nothing, to see whether it answers."""
@@ -334,6 +405,21 @@ def _upgrade(connection: Connection, url: URL) -> None:
         command.upgrade(config, "head")
     except CommandError as error:
         raise _unusable(url, f"it was made by a later version of tellapart ({error})") from error
+
+
+def _delete_oldest(connection: Connection, most: int) -> None:
+    """Delete kept files, the oldest first, until at most so many bytes are left."""
+    total = connection.execute(select(func.coalesce(func.sum(originals.c.size), 0))).scalar_one()
+    if total <= most:
+        return
+    order = select(originals.c.picture, originals.c.size).order_by(originals.c.at)
+    gone = []
+    for picture, size in connection.execute(order):
+        if total <= most:
+            break
+        gone.append(picture)
+        total -= size
+    connection.execute(delete(originals).where(originals.c.picture.in_(gone)))
 
 
 def _which(before: datetime | None, picture: str | None) -> list[ColumnElement[bool]]:

@@ -15,7 +15,9 @@ from tellapart.errors import CannotListen
 from tellapart.server.app import create_app
 from tellapart.server.batching import Workers
 from tellapart.server.fetching import Fetching
+from tellapart.server.filing import Filing, check_folder
 from tellapart.server.gate import Gate, JsonLines
+from tellapart.server.jobs import Jobs
 from tellapart.server.metrics import Metrics
 from tellapart.server.models import Models
 from tellapart.server.protocol import BoundedProtocol
@@ -56,6 +58,9 @@ def prepare(settings: Settings) -> Prepared:
         metrics = Metrics()
         workers = Workers(settings.limits, metrics)
         models = Models(settings, workers)
+        for offered in (settings.reviews, settings.builds):
+            if offered is not None:
+                check_folder(offered.folder)
         records = open_records(settings.database)
     except BaseException:
         listening.close()
@@ -71,6 +76,8 @@ def prepare(settings: Settings) -> Prepared:
         Writer(records),
         Fetching(settings),
         Telling(settings, records, metrics),
+        Jobs(),
+        Filing(settings.reviews, records) if settings.reviews else None,
     )
     config = uvicorn.Config(
         Gate(create_app(service), settings, metrics),

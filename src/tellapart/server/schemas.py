@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -145,6 +145,8 @@ class Allowed(_Answer):
     role: Role
     version: str = Field(description="Of tellapart.")
     thumbnails: Thumbnails
+    learns: bool = Field(description="Whether classifiers can learn from reviews here.")
+    builds: bool = Field(description="Whether classifiers can be built here.")
     picture_mb: float
     request_mb: float
     pictures: int = Field(description="Most pictures in a request.")
@@ -229,3 +231,96 @@ class Health(_Answer):
     """How the server is."""
 
     status: str = Field(examples=["ok"])
+
+
+class Work(_Answer):
+    """Something that takes its time: learning or training, in a process of its own."""
+
+    state: Literal["running", "done", "failed", "stopped"]
+    began: datetime
+    ended: datetime | None
+    lines: list[str] = Field(description="The last that it said.")
+    error: str | None = Field(description="Why it failed, in a paragraph.")
+    result: dict[str, Any] | None = Field(
+        description="What the command printed: see `learn --json` and `train --json`."
+    )
+
+
+class Learning(_Answer):
+    """What a classifier can learn from, and how its learning stands."""
+
+    model: str
+    version: str = Field(description="Of the classifier that answers now.")
+    can_go_back: bool = Field(description="Whether the one before the last learning is there.")
+    reviews: dict[str, int] = Field(description="Reviewed pictures by class, all classifiers'.")
+    work: Work | None = Field(description="The last learning; null: none since the start.")
+
+
+class Learn(BaseModel):
+    """How to learn."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    relabel: bool = Field(
+        default=False, description="Believe reviews of pictures that taught under another label."
+    )
+    even_if_worse: bool = Field(default=False, description="Switch in any case.")
+    undo: bool = Field(
+        default=False, description="Learn nothing: put the one before the last learning back."
+    )
+
+
+class NewBuild(BaseModel):
+    """A classifier to be built."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=100, examples=["shells"])]
+
+
+class TrainBuild(BaseModel):
+    """How to train."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    quality: Literal["fast", "balanced", "best"] = "fast"
+
+
+class BuildClass(_Answer):
+    """A class of a classifier that is being built."""
+
+    label: str
+    pictures: list[str] = Field(description="BLAKE2b-128 of each.")
+
+
+class Build(_Answer):
+    """A classifier that is being built."""
+
+    id: str
+    name: str
+    made: datetime
+    classes: list[BuildClass]
+    mb: float = Field(description="Of its pictures.")
+    has_file: bool = Field(description="Whether a trained classifier can be fetched and tried.")
+    work: Work | None = Field(description="The last training; null: none since the start.")
+
+
+class LeftOut(_Answer):
+    """A picture that was not taken."""
+
+    file: str
+    reason: str
+
+
+class Added(_Answer):
+    """What became of pictures that were sent to be learned from."""
+
+    added: list[str] = Field(description="BLAKE2b-128 of each.")
+    left_out: list[LeftOut]
+    build: Build
+
+
+class Tried(_Answer):
+    """The name under which a built classifier answers."""
+
+    model: str

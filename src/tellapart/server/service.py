@@ -10,7 +10,9 @@ from fastapi.security import HTTPBearer
 
 from tellapart.server.batching import Workers
 from tellapart.server.fetching import Fetching
+from tellapart.server.filing import Filing
 from tellapart.server.gate import unauthorised
+from tellapart.server.jobs import Jobs
 from tellapart.server.metrics import Metrics
 from tellapart.server.models import Models
 from tellapart.server.records import Records
@@ -53,6 +55,8 @@ class Service:
     writer: Writer
     fetching: Fetching
     telling: Telling
+    jobs: Jobs
+    filing: Filing | None = None
 
 
 def may(role: Role) -> Any:

@@ -19,6 +19,36 @@ Thumbnails = Literal["none", "doubtful", "all"]
 
 
 @dataclass(frozen=True)
+class Reviews:
+    """Where pictures go that a person has decided about: folder/<class>/<hash>.<suffix>.
+
+    Until then the audited files themselves are kept with the records: of which, how many megabytes
+    of them in all, the oldest going first, and for how many days.
+    """
+
+    folder: Path
+    of: Literal["doubtful", "all"] = "doubtful"
+    mb: float = 1000
+    days: float = 30
+
+
+@dataclass(frozen=True)
+class Builds:
+    """Where classifiers are built from pictures of the page, and how much there may be.
+
+    most: builds at once. pictures, mb: of one build. days: after which one that nobody touches is
+    deleted. train_s: how long a training may take.
+    """
+
+    folder: Path
+    most: int = 20
+    pictures: int = 2000
+    mb: float = 1000
+    days: float = 30
+    train_s: float = 1800
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a client may ask for; beyond it, the request is refused and says so.
 
@@ -50,7 +80,8 @@ class Settings:
     allow_urls, callbacks: hosts that pictures may be fetched from, and that may be told of audits,
     as `addresses.is_allowed` reads them; none by default. callback_secret: what such a message is
     signed with.
-    accept, precision: as `Classifier.load` takes them.
+    accept, precision: as `Classifier.load` takes them. reviews, builds: None: not offered. learn_s:
+    how long learning from reviews may take.
     """
 
     models: tuple[Path, ...]
@@ -66,6 +97,9 @@ class Settings:
     callback_secret: bytes = field(default=b"", repr=False)
     accept: float | None = None
     precision: Literal["bf16", "f32", "int8"] | None = None
+    reviews: Reviews | None = None
+    builds: Builds | None = None
+    learn_s: float = 600
 
     def __post_init__(self) -> None:
         names = model_names(self.models)

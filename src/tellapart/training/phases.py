@@ -40,7 +40,8 @@ class Material:
     features: (N, D) float16 of the catalog's pictures, from the network as it came.
     extractor: where they come from. deadline: on time.monotonic, or None.
     run: where it is remembered; None: nowhere. head: (K, D) and (K,), of the classifier that is
-    gone on from. Of several ranks, the first has the features and the run.
+    gone on from. at_hand: rows whose pictures there are, where not all are; None: all. Of several
+    ranks, the first has the features and the run.
     """
 
     catalog: Catalog
@@ -55,6 +56,7 @@ class Material:
     deadline: float | None = None
     resume: bool = False
     head: tuple[Floats, Floats] | None = None
+    at_hand: NDArray[np.int64] | None = None
 
     @property
     def ranks(self) -> Ranks:

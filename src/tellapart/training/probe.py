@@ -34,6 +34,8 @@ WEAKEST_L2, STRONGEST_L2 = 1e-7, 1e2
 # times as long and moved validation log loss by less than 0.003.
 TOLERANCE = 1e-4
 MAX_STEPS = 200
+# How strongly a head that is moved is held to what it was; see docs/decisions/0022 for others.
+HELD_L2 = 1e-2
 MEMORY = 10
 # exp() of float32 overflows at 88.7 and loses digits below -87; sums of thousands still fit.
 SAFE_EXPONENT = 70.0
@@ -81,10 +83,7 @@ def fit_probe(
     groups: (N,) what must share a fold: the digests, so that no picture is judged by a head that
         learned from its own copy.
     """
-    standard = features.astype(np.float32)
-    mean, spread = standard.mean(axis=0), standard.std(axis=0) + 1e-6
-    standard -= mean
-    standard /= spread
+    standard, mean, spread = _standardised(features)
     folds = assign_folds(labels, groups, n_folds(len(labels)))
     search = _Search(standard, labels, folds, n_classes, progress or Progress("quiet"))
     chosen = search.run()
@@ -99,6 +98,36 @@ def fit_probe(
         path=search.path(chosen.point),
         out_of_fold_logits=chosen.logits,
     )
+
+
+def move_head(
+    features: NDArray[np.float16],
+    labels: NDArray[np.int64],
+    head: tuple[Floats, Floats],
+) -> tuple[Floats, Floats]:
+    """Move a head (K, D), (K,) no further than (N, D) features and (N,) labels ask for.
+
+    For features of a network that has itself learned from some of these pictures: it has them all
+    but right, so that solving anew would choose far too weak a strength, and forget what the
+    network's own steps reached. The L2 penalty is on the difference to the given head.
+    """
+    standard, mean, spread = _standardised(features)
+    offset = features.astype(np.float32) @ head[0].T + head[1]
+    teaches = np.ones((len(labels), 1), np.float32)
+    problem = _Problem(standard, labels, teaches, len(head[1]), offset)
+    start = np.zeros((standard.shape[1] + 1, len(head[1])), dtype=np.float32)
+    params = minimise(problem, start, HELD_L2)
+    weight = params[:-1] / spread[:, None]
+    return np.ascontiguousarray(head[0] + weight.T), head[1] + params[-1] - mean @ weight
+
+
+def _standardised(features: NDArray[np.float16]) -> tuple[Floats, Floats, Floats]:
+    """Return features at mean 0 and spread 1, and the mean and the spread they had."""
+    standard = features.astype(np.float32)
+    mean, spread = standard.mean(axis=0), standard.std(axis=0) + 1e-6
+    standard -= mean
+    standard /= spread
+    return standard, mean, spread
 
 
 def n_folds(n: int) -> int:
@@ -207,6 +236,7 @@ class _Problem:
     """Mean cross-entropy of F heads on the same features, each with its own learning rows.
 
     teaches: (N, F), 1 where a row teaches head f. Parameters are (D + 1, F * K), bias last.
+    offset: (N, K), what is added to the logits of every head.
     """
 
     def __init__(
@@ -215,8 +245,9 @@ class _Problem:
         labels: NDArray[np.int64],
         teaches: Floats,
         n_classes: int,
+        offset: Floats | None = None,
     ) -> None:
-        self._features, self._labels = features, labels
+        self._features, self._labels, self._offset = features, labels, offset
         self._share = teaches / teaches.sum(axis=0, dtype=np.float64).astype(np.float32)
         self._rows = np.arange(len(labels))
         self._n_classes = n_classes
@@ -225,7 +256,10 @@ class _Problem:
         """Compute (N, F, K) logits."""
         flat = self._features @ params[:-1]
         flat += params[-1]
-        return flat.reshape(len(flat), -1, self._n_classes)
+        logits: Floats = flat.reshape(len(flat), -1, self._n_classes)
+        if self._offset is not None:
+            logits += self._offset[:, None]
+        return logits
 
     def value_and_gradient(self, params: Floats, l2: float) -> tuple[float, Floats]:
         """Compute the sum over heads of mean cross-entropy + l2 / 2 * |weight|^2, and its slope."""

@@ -12,14 +12,16 @@
 // and which model is chosen; `api` there asks the server.
 
 import * as common from "./common.js";
+import building from "./building.js";
 import history from "./history.js";
+import learning from "./learning.js";
 import reviewing from "./reviewing.js";
 import trying from "./trying.js";
 import watching from "./watching.js";
 
 const { announce, button, el, recall, remember, session, t, token } = common;
 
-const VIEWS = [trying, reviewing, history, watching];
+const VIEWS = [trying, reviewing, history, watching, learning, building];
 
 let leave = null;
 let shown = null;
@@ -104,7 +106,7 @@ function drawSettings() {
   const menu = el(
     "details",
     { class: "menu", open },
-    el("summary", { class: "button" }, el("span", { "aria-hidden": "true" }, "⚙ "), t("page.settings")),
+    el("summary", { class: "button" }, el("span", { "aria-hidden": "true" }, "⚙"), el("span", { class: "word" }, t("page.settings"))),
     el(
       "div",
       { class: "card" },

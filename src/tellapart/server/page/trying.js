@@ -29,7 +29,7 @@ function show(place) {
   if (!state.items.length) restore();
   // Another classifier was chosen: what was declared may be none of its classes.
   if (state.declared && !session.model.classes.includes(state.declared)) state.declared = "";
-  parts = { stop, detail: el("div"), list: el("div") };
+  parts = { stop, detail: el("div"), list: el("div"), frame: null };
   const { name, classes } = session.model;
   place.append(el("p", { class: "soft lead" }, t("try.model", { name, n: classes.length })), intake(), parts.detail, parts.list);
   drawDetail();
@@ -291,36 +291,50 @@ function step(by) {
   announce(`${next.path}. ${spoken(next)}`);
 }
 
-// The list: how far it is, filters, and a table that can be sorted.
+// The list: how far it is, filters, and a table that can be sorted. Its frame stays while answers
+// come, so that nobody loses their place in it, or the word that they are typing.
 function drawList() {
   if (!parts) return;
-  if (state.items.length < 2) return parts.list.replaceChildren();
+  if (state.items.length < 2) {
+    parts.frame = null;
+    return parts.list.replaceChildren();
+  }
+  parts.frame ??= frame();
   const focused = parts.list.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
-  const caret = document.activeElement?.selectionStart;
-  parts.progress = el("div", { class: "progress" });
   const found = visible();
-  const rows = found.slice(0, state.shown).map(row);
+  parts.frame.pills.replaceChildren(...pills());
+  parts.frame.table.replaceChildren(heads(), el("tbody", {}, found.slice(0, state.shown).map(row)));
+  parts.frame.more.hidden = found.length <= state.shown;
+  parts.frame.more.textContent = t("try.more", { n: found.length - state.shown });
+  drawProgress();
+  if (focused && !parts.list.contains(document.activeElement))
+    parts.list.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+}
+
+function frame() {
+  const text = el("input", {
+    type: "search", value: state.text, placeholder: t("try.search"), "aria-label": t("try.search"),
+    input: () => {
+      Object.assign(state, { text: text.value, shown: PAGE });
+      drawSoon();
+    },
+  });
+  const more = button("", () => {
+    state.shown += PAGE * 3;
+    drawList();
+  });
+  const made = { progress: el("div", { class: "progress" }), pills: el("div", { class: "row" }), table: el("table", { class: "stack pictures" }), more };
   parts.list.replaceChildren(
     el(
       "section",
       { class: "card list", "aria-label": t("try.list") },
-      parts.progress,
-      filters(),
-      el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("try.list"), "data-focus": "table" }, el("table", { class: "stack pictures" }, heads(), el("tbody", {}, rows))),
-      found.length > state.shown
-        ? button(t("try.more", { n: found.length - state.shown }), () => {
-            state.shown += PAGE * 3;
-            drawList();
-          })
-        : null,
+      made.progress,
+      el("div", { class: "row", role: "group", "aria-label": t("history.filter") }, made.pills, text),
+      el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("try.list") }, made.table),
+      more,
     ),
   );
-  drawProgress();
-  if (focused) {
-    const again = parts.list.querySelector(`[data-focus="${CSS.escape(focused)}"]`);
-    again?.focus({ preventScroll: true });
-    if (again?.type === "search") again.setSelectionRange(caret, caret);
-  }
+  return made;
 }
 
 let drawing = 0;
@@ -331,11 +345,12 @@ function drawSoon() {
 function drawProgress() {
   if (!parts) return;
   parts.note.textContent = state.items.length < 2 ? state.note : "";
-  if (!parts.progress?.isConnected) return;
+  if (!parts.frame) return;
   const n = count("done") + count("failed");
   const all = state.items.length;
   const again = state.items.filter((item) => item.state === "failed" && item.file && item.url);
-  parts.progress.replaceChildren(
+  const focused = parts.frame.progress.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+  parts.frame.progress.replaceChildren(
     el("div", { class: "row" },
       el("strong", {}, t("try.progress", { done: n, all })),
       state.note ? el("span", { class: "soft" }, state.note) : null,
@@ -356,6 +371,7 @@ function drawProgress() {
     ),
     el("progress", { max: all, value: n, "aria-label": t("try.progress", { done: n, all }) }),
   );
+  if (focused) (parts.frame.progress.querySelector(`[data-focus="${focused}"]`) ?? parts.frame.progress.querySelector("button")).focus();
 }
 
 function cancel() {
@@ -363,7 +379,7 @@ function cancel() {
   note(t("try.cancelled"));
 }
 
-function filters() {
+function pills() {
   const counts = {};
   for (const item of state.items) {
     const what = outcome(item) === "asking" ? "waiting" : outcome(item);
@@ -378,16 +394,8 @@ function filters() {
       },
       { class: "pill", "aria-pressed": String(state.filter === what), "data-focus": `filter-${what}` },
     );
-  const text = el("input", {
-    type: "search", value: state.text, placeholder: t("try.search"), "aria-label": t("try.search"), "data-focus": "search",
-    input: () => {
-      Object.assign(state, { text: text.value, shown: PAGE });
-      drawSoon();
-    },
-  });
   const there = OUTCOMES.filter((what) => counts[what] || state.filter === what);
-  return el("div", { class: "row", role: "group", "aria-label": t("history.filter") },
-    pill("", state.items.length), there.map((what) => pill(what, counts[what] ?? 0)), text);
+  return [pill("", state.items.length), ...there.map((what) => pill(what, counts[what] ?? 0))];
 }
 
 const SORTS = {
