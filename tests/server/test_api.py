@@ -382,7 +382,7 @@ def test_openapi_describes_every_route(serving: Any) -> None:
     assert set(described["paths"]) == {
         *("/v1/predict", "/v1/audit", "/v1/audits", "/v1/audits/{id}"),
         *("/v1/audits/{id}/decision", "/v1/models", "/healthz", "/readyz", "/metrics"),
-        *("/v1/audits/counts", "/v1/audits/{id}/thumbnail", "/v1/explain", "/v1/me"),
+        *("/v1/audits/counts", "/v1/audits/{id}/thumbnail", "/v1/explain", "/v1/me", "/v1/watch"),
         *("/v1/models/{name}/learn", "/v1/builds", "/v1/builds/{id}", "/v1/builds/{id}/try"),
         *("/v1/builds/{id}/pictures", "/v1/builds/{id}/pictures/{picture}"),
         *("/v1/builds/{id}/classes", "/v1/builds/{id}/train", "/v1/builds/{id}/file"),
