@@ -40,7 +40,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi
 	@echo "Installing into .venv (minutes and several GB the first time) ..."
 	@touch $(BUILDING)
-	@$(BIN)/python -m pip install -q --no-input -c constraints.txt -e '.[train,log,postgres,parquet,heic,quantize,dev]' \
+	@$(BIN)/python -m pip install -q --no-input -c constraints.txt -e '.[train,log,postgres,parquet,s3,gs,az,http,heic,quantize,dev]' \
 	    || { rm -f $(BUILDING); exit 1; }
 	@rm -f $(BUILDING)
 	@touch $@

@@ -57,6 +57,11 @@
     │   ├── BadTokens            112   tokens that cannot be read or are too short
     │   ├── BadDatabase          113   records can be neither read nor written there
     │   └── BadModels            114   two classifiers would have the same name
+    ├── StoreError           pictures, tables, classifiers and results that lie in a store
+    │   ├── StoreNotReached      123   no answer, or a connection that kept breaking
+    │   ├── StoreRefused         124   credentials lack, or do not allow it
+    │   ├── BadShards            125   tar, Parquet or Arrow files of pictures that cannot be used
+    │   └── BadAddress           126   an address that is not known, or must not be used
     └── UnreadablePicture        50   one file is no picture (collected, rarely raised to the user)
         └── NotFetched          102   … because it did not arrive, or not as it should (the same)
 
@@ -424,3 +429,38 @@ class BadModels(ServingError):
     """Classifiers that cannot be served together."""
 
     exit_code = 114
+
+
+class StoreError(TellapartError):
+    """Pictures, tables, classifiers and results that lie in an object store or on a server."""
+
+
+class StoreNotReached(StoreError):
+    """A store gave no answer, however often it was asked, or its connections kept breaking.
+
+    reason: the same in few words. given_up: it did so many times in a row, and is asked no more.
+    """
+
+    exit_code = 123
+
+    def __init__(self, message: str, reason: str = "", given_up: bool = False) -> None:
+        super().__init__(message)
+        self.reason, self.given_up = reason, given_up
+
+
+class StoreRefused(StoreError):
+    """A store wants credentials, or those that there are do not allow what was asked."""
+
+    exit_code = 124
+
+
+class BadShards(StoreError):
+    """Files that hold many pictures each (tar, Parquet, Arrow) cannot be used as they are."""
+
+    exit_code = 125
+
+
+class BadAddress(StoreError):
+    """An address has a scheme that is not known, or something in it that must not be there."""
+
+    exit_code = 126

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from tellapart.errors import DiskFull, NotWritable, OutputError
+from tellapart import stores
+from tellapart.errors import DataNotFound, DiskFull, NotWritable, OutputError, StoreError
+from tellapart.stores import Address, is_address
 
 # What the user can do when a result, or something kept between runs, cannot be written.
 ELSEWHERE = "choose another place with -o"
@@ -31,11 +38,16 @@ def replacing(path: Path, cure: str = ELSEWHERE) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path` in one step.
 
     On any error, Ctrl-C included, `path` is left as it was and the temporary file is removed.
-    `cure` says in the error's message how to write somewhere else.
+    `cure` says in the error's message how to write somewhere else. For an address the temporary
+    file lies on this machine, and goes there in one upload, which is taken back if it fails.
 
     Raises:
-        DiskFull, NotWritable: instead of the OSError that says so.
+        DiskFull, NotWritable: instead of the OSError that says so. StoreError.
     """
+    if is_address(path):
+        with _uploading(path, cure) as temporary:
+            yield temporary
+        return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield temporary
@@ -70,8 +82,14 @@ def check_writable(path: Path, cure: str = ELSEWHERE) -> None:
     `cure` says in the error's message how to write somewhere else.
 
     Raises:
-        DiskFull, NotWritable.
+        DiskFull, NotWritable, StoreError.
     """
+    if is_address(path):
+        try:
+            stores.check_writable(path)
+        except OSError as error:
+            raise output_error(path, error, cure) from error
+        return
     if path.is_dir():
         raise NotWritable(
             f"{path} is a folder; expected the name of a file to write. Nothing was done. "
@@ -87,6 +105,59 @@ def check_writable(path: Path, cure: str = ELSEWHERE) -> None:
             probe.unlink()
 
 
+def open_binary(path: str | Path) -> IO[bytes]:
+    """Open a file for reading, on this machine or at an address.
+
+    Raises:
+        OSError, StoreError.
+    """
+    return stores.open_read(path) if is_address(path) else Path(path).open("rb")
+
+
+def local_copy(address: Path) -> Path:
+    """Return a file that holds what lies at an address now; asked for again where that changed.
+
+    Raises:
+        DataNotFound: nothing lies there. DiskFull, NotWritable, StoreError.
+    """
+    there = stores.info(address)
+    if there is None or there.folder:
+        what = "is a folder" if there else "does not exist"
+        raise DataNotFound(f"{stores.shown(address)} {what}; expected a file. Check the address.")
+    key = hashlib.blake2b(str(address).encode(), digest_size=10).hexdigest()
+    folder = cache_folder() / "fetched" / "stores" / key
+    about, copy = folder / "about.json", folder / address.name
+    facts = json.dumps({"address": stores.shown(address), "facts": there.facts})
+    if there.facts and copy.exists() and about.exists() and about.read_text() == facts:
+        return copy
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error, ELSEWHERE_KEPT) from error
+    with (
+        replacing(copy, ELSEWHERE_KEPT) as temporary,
+        temporary.open("wb") as file,
+        stores.open_read(address) as source,
+    ):
+        shutil.copyfileobj(source, file, stores.BLOCK_BYTES)
+        file.flush()
+    write_atomically(about, facts, ELSEWHERE_KEPT)
+    return copy
+
+
+@contextmanager
+def _uploading(path: Path, cure: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="tellapart-") as folder:
+        temporary = Path(folder) / path.name
+        try:
+            yield temporary
+            stores.upload(temporary, path)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise output_error(path, error, cure) from error
+
+
 def output_error(path: Path, error: OSError, cure: str = ELSEWHERE) -> OutputError:
     """Turn an OSError met while writing `path` into a message that cures."""
     reason = error.strerror or str(error)
@@ -94,6 +165,11 @@ def output_error(path: Path, error: OSError, cure: str = ELSEWHERE) -> OutputErr
         return DiskFull(
             f"{path} could not be written: {reason}. Nothing half-written was left behind. "
             f"Make room, or {cure}; `tellapart cache --prune` frees what is kept from earlier runs."
+        )
+    if isinstance(path, Address) and isinstance(error, FileNotFoundError):
+        return NotWritable(
+            f"{stores.shown(path)} could not be written: there is no such bucket or container "
+            f"({reason}). Nothing was written. Make it, or {cure}."
         )
     if isinstance(error, FileNotFoundError):
         return NotWritable(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import socket
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from tellapart.errors import NotFetched
+from tellapart.stores import is_public, private_allowed
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+__all__ = ["Place", "checked_addresses", "is_public", "is_url", "place_of", "private_allowed"]
+
 # What is escaped already, and what has a meaning in a path or a query, stays as it is.
 _KEPT = "/%:=&?~#+!$,;'@()*[]"
 
@@ -34,11 +34,6 @@ class Place:
 def is_url(text: str) -> bool:
     """Whether a text is a URL that could be fetched."""
     return text[:8].lower().startswith(("http://", "https://"))
-
-
-def private_allowed() -> bool:
-    """Whether the user allowed addresses of this machine and of private networks."""
-    return os.environ.get("TELLAPART_ALLOW_PRIVATE", "") not in ("", "0")
 
 
 def place_of(url: str) -> Place:
@@ -87,20 +82,3 @@ def checked_addresses(place: Place, private_too: bool) -> list[str]:
             f"leads to {private[0]}, which belongs to this machine or to a private network",
         )
     return addresses
-
-
-def is_public(address: str) -> bool:
-    """Whether an address is one of the internet's, as are those of IPv4 that it may wrap."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        wrapped = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if wrapped is None and ip in _NAT64:
-            wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if wrapped is not None:
-            return is_public(str(wrapped))
-        if ip.is_site_local:
-            return False
-    return ip.is_global and not ip.is_multicast
