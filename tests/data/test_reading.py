@@ -275,11 +275,11 @@ REFUSED: Mapping[str, tuple[Callable[[Path], DataSource], type[TellapartError], 
     "bad rows": (
         table_of(
             "path,label,split\na/000.jpg,x,train\n,y,train\nb/000.jpg,,train\n"
-            "s3://e.org/1.jpg,x,train\na/001.jpg,x,fold 1\na/001.jpg,x,\n"
+            "ftp://e.org/1.jpg,x,train\na/001.jpg,x,fold 1\na/001.jpg,x,\n"
         ),
         BadTable,
         "ROOT/t.csv has 5 rows that cannot be used: row 3 has no path; row 4 has no label; row 5 "
-        "names a URL that is neither http nor https: download it first; and 2 more. Nothing was "
+        "names a URL of a kind that is not known: download it first; and 2 more. Nothing was "
         "read. Correct them, or choose other columns with --data label=COLUMN or --data "
         "split=COLUMN (--data split= takes none).",
     ),

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from tellapart.backbones.cache import describe, mark_used
 from tellapart.data.pixels import Pixels, Preprocessing, decode_many
+from tellapart.data.shards import in_reading_order
 from tellapart.errors import OutputError, UnreadablePicture
 from tellapart.files import ELSEWHERE_KEPT, cache_folder, write_atomically
 from tellapart.progress import Progress
@@ -69,6 +70,10 @@ class Filled:
 
     unreadable: dict[int, str]
     n_computed: int
+
+
+# Path, digest, and the numbers of the sets that lack it.
+_Job = tuple[str, bytes, tuple[int, ...]]
 
 
 class KeptSet:
@@ -184,11 +189,12 @@ def fill(
     A file is decoded once for all sets, and identical files are computed once. If the disk is
     full, the run goes on without keeping.
     """
-    jobs: dict[bytes, tuple[str, bytes, tuple[int, ...]]] = {}
+    jobs: dict[bytes, _Job] = {}
     for path, digest in zip(paths, digests, strict=True):
         wanted = tuple(number for number, kept in enumerate(sets) if digest not in kept)
         if wanted and digest not in jobs:
             jobs[digest] = (path, digest, wanted)
+    jobs = _in_reading_order(jobs)
     errors: dict[bytes, str] = {}
     fed: deque[tuple[int, bytes]] = deque()
 
@@ -217,6 +223,13 @@ def fill(
                 shard.flush()
     unreadable = {row: errors[digest] for row, digest in enumerate(digests) if digest in errors}
     return Filled(unreadable, len(jobs) - len(errors))
+
+
+def _in_reading_order(jobs: dict[bytes, _Job]) -> dict[bytes, _Job]:
+    """Order jobs so that shards are read from front to back; others stay as they are."""
+    digests = list(jobs)
+    order = in_reading_order([path for path, _, _ in jobs.values()])
+    return {digests[row]: jobs[digests[row]] for row in order}
 
 
 def gather(digests: Sequence[bytes], kept: KeptSet) -> NDArray[np.float16]:

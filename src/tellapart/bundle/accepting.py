@@ -7,6 +7,7 @@ from pathlib import Path
 from tellapart.bundle.bundle import open_bundle, rewrite_bundle
 from tellapart.evaluation.decision import Rules, with_accept
 from tellapart.files import check_writable
+from tellapart.stores import place
 
 CHOICES = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
@@ -30,7 +31,7 @@ def set_accept(path: str | Path, accept: float, output: str | Path | None = None
         BundleNotFound, BundleDamaged, BundleFromFuture, DiskFull, NotWritable.
     """
     bundle = open_bundle(path)
-    target = Path(output).expanduser() if output else bundle.path
+    target = place(output) if output else bundle.path
     check_writable(target)
     calibration = bundle.manifest.calibration
     rules = with_accept(calibration.rules, accept)

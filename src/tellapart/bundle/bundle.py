@@ -19,9 +19,16 @@ from numpy.typing import NDArray
 
 from tellapart.bundle.manifest import FORMAT, Manifest, upgrade_1_to_2
 from tellapart.data.catalog import SPLITS
-from tellapart.errors import BundleDamaged, BundleFromFuture, BundleNotFound, NotQuantised
+from tellapart.errors import (
+    BundleDamaged,
+    BundleFromFuture,
+    BundleNotFound,
+    DataNotFound,
+    NotQuantised,
+)
 from tellapart.evaluation.familiarity import Familiar
-from tellapart.files import replacing
+from tellapart.files import local_copy, replacing
+from tellapart.stores import Address, place, shown
 
 SUFFIX = ".tellapart"
 MEMBERS = frozenset(
@@ -70,12 +77,19 @@ class KeptFeatures:
 class Bundle:
     """An opened bundle; members are read and checked when asked for.
 
+    path: where it was opened, which may be at an address; it is read from a copy of then.
+
     Raises (on reading a member):
         BundleDamaged: its bytes are not those that were written.
     """
 
     path: Path
     manifest: Manifest
+
+    @cached_property
+    def local(self) -> Path:
+        """The file on this machine that is read."""
+        return local_copy(self.path) if isinstance(self.path, Address) else self.path
 
     @cached_property
     def graph(self) -> bytes:
@@ -140,7 +154,7 @@ class Bundle:
     def member(self, name: str) -> bytes:
         """Return the bytes of a member that the manifest lists."""
         try:
-            with zipfile.ZipFile(self.path) as file:
+            with zipfile.ZipFile(self.local) as file:
                 data = file.read(name)
         except _UNREADABLE as error:
             raise damaged(self.path, f"{name} cannot be read ({error})") from error
@@ -153,17 +167,42 @@ def open_bundle(path: str | Path) -> Bundle:
     """Open a .tellapart file and check what it is before anything is built from it.
 
     Raises:
-        BundleNotFound, BundleDamaged, BundleFromFuture.
+        BundleNotFound, BundleDamaged, BundleFromFuture. StoreError: of one at an address.
     """
-    path = Path(path).expanduser()
+    path = place(path)
+    if isinstance(path, Address):
+        return _open_far(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise BundleNotFound(
             f"{path} {what}; expected a classifier file ending in {SUFFIX}. "
             f"Make one with: tellapart train FOLDER -o {path.with_suffix(SUFFIX).name}"
         )
+    return Bundle(path, _manifest_of(path, path))
+
+
+def _open_far(path: Address) -> Bundle:
+    """Open a bundle at an address by a copy of it, which is kept while the one there is the same.
+
+    Raises:
+        BundleNotFound, BundleDamaged, BundleFromFuture, StoreError.
+    """
     try:
-        with zipfile.ZipFile(path) as file:
+        copy = local_copy(path)
+    except (DataNotFound, FileNotFoundError) as error:
+        raise BundleNotFound(
+            f"{shown(path)} does not exist; expected a classifier file ending in {SUFFIX}. Check "
+            f"the address, or put one there with: tellapart train FOLDER -o ADDRESS"
+        ) from error
+    bundle = Bundle(path, _manifest_of(path, copy))
+    bundle.__dict__["local"] = copy
+    return bundle
+
+
+def _manifest_of(path: Path, file_at: Path) -> Manifest:
+    """Check a file, and return its manifest. path: what it is called in messages."""
+    try:
+        with zipfile.ZipFile(file_at) as file:
             facts = json.loads(_audited_manifest(path, file))
     except _UNREADABLE as error:
         raise damaged(path, f"it cannot be read as a bundle ({error})") from error
@@ -177,7 +216,7 @@ def open_bundle(path: str | Path) -> Bundle:
         raise damaged(path, f"its manifest is wrong ({' '.join(first)})") from error
     if not MEMBERS - OPTIONAL <= manifest.sha256.keys() | {"manifest.json"} <= MEMBERS:
         raise damaged(path, "its manifest does not list what a bundle holds")
-    return Bundle(path, manifest)
+    return manifest
 
 
 def write_bundle(

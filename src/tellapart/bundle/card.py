@@ -96,7 +96,7 @@ def _properties(bundle: Bundle) -> list[tuple[str, str]]:
 
 
 def _size_mb(bundle: Bundle) -> float:
-    return round(bundle.path.stat().st_size / 1e6, 1)
+    return round(bundle.local.stat().st_size / 1e6, 1)
 
 
 def _accuracy(scores: dict[str, Any] | None) -> str:

@@ -145,6 +145,7 @@ def _predict_into(
     """Predict into a file or folder and tell what was done; return answers and errors."""
     from tellapart.inference.batch import Tally, predict_into
     from tellapart.inference.outputs import open_output
+    from tellapart.stores import is_address, place
 
     output = open_output(out, classifier.classes, resume)
     total = inputs.count() if progress.shows_bars else None
@@ -162,14 +163,22 @@ def _predict_into(
         )
     except KeyboardInterrupt:
         n = tally.n + tally.n_held + len(output.held)
-        progress.say(f"{out} holds {n} whole answers; --resume adds the rest.")
+        if is_address(out) and out.suffix:
+            progress.say(
+                f"Nothing was written to {place(out)}: a file in a store appears when it is "
+                f"whole. A folder (no suffix) gets whole parts as the run goes on."
+            )
+        else:
+            progress.say(f"{place(out)} holds {n} whole answers; --resume adds the rest.")
         raise
     if as_json:
-        print_json({"out": str(out)} | tally.as_dict())
+        print_json({"out": str(place(out))} | tally.as_dict())
     else:
         known = f", {tally.n_held} were there" if tally.n_held else ""
         bad = f", {tally.n_unreadable} of them not readable" if tally.n_unreadable else ""
-        print(f"{out}: {tally.n} answers{bad}{known} ({tally.pictures_per_s:,.0f} pictures/s)")
+        print(
+            f"{place(out)}: {tally.n} answers{bad}{known} ({tally.pictures_per_s:,.0f} pictures/s)"
+        )
     return tally.n + tally.n_held, tally.n_unreadable
 
 

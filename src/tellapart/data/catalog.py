@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart import stores
 from tellapart.data.hashing import DIGEST_BYTES, hash_files
 from tellapart.data.pixels import PICTURE_SUFFIXES
 from tellapart.errors import AmbiguousData, DataNotFound, NoReadablePicture, NotEnoughClasses
@@ -138,6 +139,7 @@ class _Found:
     any_name: bool = False  # also names that cannot be written into a manifest
     groups: dict[str, str] = field(default_factory=dict)  # path -> group
     source: str = ""  # the table that named them
+    digests: dict[str, bytes] = field(default_factory=dict)  # path -> hash, where known already
 
     def put_aside(self, path: str | Path, reason: str) -> None:
         self.set_aside.append(SetAside(str(path), reason))
@@ -154,7 +156,7 @@ def scan(root: str | Path, progress: Progress | None = None, min_classes: int = 
         DataNotFound, AmbiguousData, NotEnoughClasses, NoReadablePicture.
     """
     progress = progress or Progress("quiet")
-    root = Path(root).expanduser()
+    root = stores.place(root)
     trouble = no_folder(root)
     if trouble:
         name = root.name or "photos"
@@ -181,7 +183,7 @@ def walk(folder: str | Path, put_aside: Callable[[SetAside], None]) -> Iterator[
     as they are met. Names that are no valid UTF-8 are yielded too: only training refuses them.
     """
     found = _Found(any_name=True)
-    for path in _pictures_below(Path(folder), (), found):
+    for path in _pictures_below(stores.place(folder), (), found):
         while found.set_aside:
             put_aside(found.set_aside.pop(0))
         yield path
@@ -225,13 +227,33 @@ def from_lists(
             "No pictures were given. Expected paths of picture files and a class for each. "
             "Nothing was read."
         )
-    whole = [str(Path(path).expanduser().absolute()) for path in paths]
+    whole = [str(stores.place(path).absolute()) for path in paths]
     files = set(zip(map(str, labels), whole, splits or [""] * len(whole), strict=True))
     found = _Found(files=list(files), set_aside=list(set_aside), source=source)
     if groups is not None:
         found.groups = dict(zip(whole, groups, strict=True))
-    root = Path(os.path.commonpath([Path(path).parent for path in whole]))
+    root = common_folder(whole)
     return _catalog(root, found, progress or Progress("quiet"), min_classes)
+
+
+def from_hashed(
+    files: Sequence[tuple[str, str, str]],
+    digests: Mapping[str, bytes],
+    root: Path,
+    progress: Progress,
+    *,
+    set_aside: Sequence[SetAside],
+    source: str,
+    min_classes: int,
+) -> Catalog:
+    """Make a Catalog of (class, path, split) whose hashes by path are known already.
+
+    Raises:
+        AmbiguousData, NotEnoughClasses, NoReadablePicture.
+    """
+    found = _Found(files=list(files), set_aside=list(set_aside), source=source)
+    found.digests = dict(digests)
+    return _catalog(root, found, progress, min_classes)
 
 
 def _catalog(root: Path, found: _Found, progress: Progress, min_classes: int) -> Catalog:
@@ -243,7 +265,11 @@ def _catalog(root: Path, found: _Found, progress: Progress, min_classes: int) ->
     files = sorted(found.files)
     index = {name: label for label, name in enumerate(classes)}
     paths = [path for _, path, _ in files]
-    digests, unreadable = hash_files(paths, root, progress)
+    if found.digests:
+        digests = np.array([found.digests[path] for path in paths], dtype="S32")
+        unreadable: dict[int, str] = {}
+    else:
+        digests, unreadable = hash_files(paths, root, progress)
     if len(unreadable) == len(paths):
         raise NoReadablePicture(
             f"Of {len(paths)} pictures in {root}, none could be opened. The first, {paths[0]}, "
@@ -364,8 +390,7 @@ def _pictures_below(folder: Path, above: tuple[str, ...], found: _Found) -> Iter
 def _listed(folder: Path, found: _Found) -> tuple[list[Path], list[str]]:
     """List the folders and the pictures in a folder, by name; note what is neither."""
     try:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
+        entries = _entries(folder)
     except OSError as error:
         found.put_aside(folder, f"cannot be opened ({error.strerror or error})")
         return [], []
@@ -384,7 +409,7 @@ def _listed(folder: Path, found: _Found) -> tuple[list[Path], list[str]]:
             shown = os.fsencode(entry.path).decode(errors="replace")
             found.put_aside(shown, "its name is not valid UTF-8; rename it")
         elif is_folder:
-            folders.append(Path(entry.path))
+            folders.append(type(folder)(entry.path))
         elif suffix not in PICTURE_SUFFIXES:
             ending = f"ending in {suffix}" if suffix else "without a suffix"
             found.others[f"file {ending}: not a format that is read"] += 1
@@ -395,13 +420,29 @@ def _listed(folder: Path, found: _Found) -> tuple[list[Path], list[str]]:
     return folders, pictures
 
 
+def _entries(folder: Path) -> Sequence[os.DirEntry[str] | stores.Entry]:
+    if isinstance(folder, stores.Address):
+        return stores.listed(folder)
+    with os.scandir(folder) as listing:
+        return sorted(listing, key=lambda entry: entry.name)
+
+
+def common_folder(paths: Sequence[str]) -> Path:
+    """Return the folder that holds all files; the current one where they lie in several stores."""
+    try:
+        common = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
+    except ValueError:  # Some on this machine, some not.
+        common = ""
+    return stores.place(common).absolute()
+
+
 def _suffix(name: str) -> str:
     """Return what Path(name).suffix.lower() does, in a tenth of the time: every file is asked."""
     dot = name.rfind(".")
     return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
 
 
-def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+def _kind(entry: os.DirEntry[str] | stores.Entry) -> tuple[bool, bool]:
     """Say whether an entry, or what it links to, is a folder and whether it is a file."""
     try:
         return entry.is_dir(), entry.is_file()
@@ -411,6 +452,11 @@ def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
 
 def no_folder(path: Path) -> str | None:
     """Say why a path is no folder; None if it is one."""
+    if isinstance(path, stores.Address):
+        there = stores.info(path)
+        if there is None:
+            return "does not exist"
+        return None if there.folder else "is a file, not a folder"
     try:
         if path.is_dir():
             return None

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.errors import OutputError
+from tellapart import stores
+from tellapart.errors import OutputError, UnreadablePicture
 from tellapart.files import ELSEWHERE_KEPT, cache_folder, output_error, write_atomically
 from tellapart.progress import Progress
 
@@ -36,6 +37,9 @@ CHUNK = 64
 LAYOUT = 1
 # Elsewhere the time of status is that of making the file, and says nothing.
 KEEPS = os.name == "posix"
+
+# In a folder of a store; below that, asking for each costs less than listing all.
+FEW_IN_FOLDER = 10
 
 Facts = tuple[int, int, int, int, int]
 _63_BITS = (1 << 63) - 1
@@ -60,15 +64,23 @@ def hash_files(
     digests = np.zeros((len(paths), DIGEST_BYTES), dtype=np.uint8)
     facts = np.zeros((len(paths), len(_NO_FACTS)), dtype=np.int64)
     known = np.zeros(len(paths), dtype=bool)
+    # Looked for in all paths at once: mostly, all are files of this machine.
+    whole = "\0".join(paths)
+    far = "://" in whole or "#" in whole
+    there = _facts_in_stores(paths) if far else {}
     if kept is not None:
         facts[:] = [_facts(path) for path in paths]
+        for row in [row for row, path in enumerate(paths) if path in there] if there else ():
+            facts[row] = there[paths[row]]
         known = kept.find(paths, facts, digests)
     unreadable: dict[int, str] = {}
     rows = np.flatnonzero(~known).tolist()
     with progress.bar("Reading files", len(rows), "files") as advance:
-        for row, digest, seen in _read(paths, rows, advance):
-            facts[row] = seen
-            if isinstance(digest, OSError):
+        for row, digest, seen in _read(paths, rows, advance, far):
+            facts[row] = there.get(paths[row], seen)
+            if isinstance(digest, UnreadablePicture):
+                facts[row], unreadable[row] = _NO_FACTS, str(digest)
+            elif isinstance(digest, OSError):
                 unreadable[row] = f"cannot be opened ({digest.strerror or digest})"
             else:
                 digests[row] = np.frombuffer(digest, dtype=np.uint8)
@@ -102,16 +114,19 @@ class _Kept:
         return same
 
 
-Found = tuple[int, bytes | OSError, Facts]
+Found = tuple[int, bytes | OSError | UnreadablePicture, Facts]
 
 
 def _read(
-    paths: Sequence[str], rows: Sequence[int], advance: Callable[[int], None]
+    paths: Sequence[str], rows: Sequence[int], advance: Callable[[int], None], far: bool
 ) -> Iterator[Found]:
     """Hash the files of these rows; hashing releases the interpreter lock, so threads help."""
-    chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-    with ThreadPoolExecutor(4) as pool:
-        for results in pool.map(lambda chunk: [_hashed(row, paths[row]) for row in chunk], chunks):
+    # Of a store most of the time is waiting: more at one time, and less of it in one task.
+    n, threads = (4, stores.AT_ONCE) if far else (CHUNK, 4)
+    read = _hashed_far if far else _hashed
+    chunks = [rows[start : start + n] for start in range(0, len(rows), n)]
+    with ThreadPoolExecutor(threads) as pool:
+        for results in pool.map(lambda chunk: [read(row, paths[row]) for row in chunk], chunks):
             yield from results
             advance(len(results))
 
@@ -131,6 +146,63 @@ def _hashed(row: int, path: str) -> Found:
     settled = max(after.st_mtime_ns, after.st_ctime_ns) + TICK_NS <= began
     seen = _of(after) if settled and _of(before) == _of(after) else _NO_FACTS
     return row, digest.digest(), seen
+
+
+def _is_far(path: str) -> bool:
+    """Whether a picture is no file of its own on this machine: asked of every one of them."""
+    return path.find(":/", 1, 12) > 0 or ("#" in path and _is_member(path))
+
+
+def _is_member(path: str) -> bool:
+    from tellapart.data.shards import split_member
+
+    return split_member(path) is not None
+
+
+def _hashed_far(row: int, path: str) -> Found:
+    """Hash a picture that may be in a store or in a shard; it may be a file as well."""
+    if not _is_far(path):
+        return _hashed(row, path)
+    from tellapart.data.pixels import read_file
+
+    try:
+        data = read_file(path)
+    except UnreadablePicture as error:
+        return row, error, _NO_FACTS
+    return row, hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), _NO_FACTS
+
+
+def _facts_in_stores(paths: Sequence[str]) -> dict[str, Facts]:
+    """Return what stores say of the files in them, by listing their folders.
+
+    Where a folder is listed for a few files, each is asked for by itself: the folder may be large.
+    """
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        if stores.is_address(path) and not _is_member(path):
+            folders.setdefault(path.rpartition("/")[0], []).append(path)
+    found: dict[str, Facts] = {}
+    for folder, inside in folders.items():
+        if len(inside) < FEW_IN_FOLDER:
+            with ThreadPoolExecutor(stores.AT_ONCE) as pool:
+                entries = [one for one in pool.map(stores.info, inside) if one]
+        else:
+            entries = stores.listed(folder)
+        wanted = set(inside)
+        found |= {
+            one.path: (1, *one.facts, 0) for one in entries if one.facts and one.path in wanted
+        }
+    return found
+
+
+def settled_facts(path: str) -> Facts | None:
+    """Return the facts of a file on this machine; None where it may still change unseen."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 (as `_facts`)
+    except OSError:
+        return None
+    settled = max(found.st_mtime_ns, found.st_ctime_ns) + TICK_NS <= time.time_ns()
+    return _of(found) if settled and KEEPS else None
 
 
 def _facts(path: str) -> Facts:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union, cast
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from tellapart.data.addresses import is_url
 from tellapart.errors import UnreadablePicture
+from tellapart.stores import AT_ONCE, is_address
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -97,6 +99,21 @@ _UPRIGHT = {
     7: (1, True),
     8: (1, False),
 }
+
+
+class Loaded(str):
+    """The name of a picture whose bytes came along, as they do when a shard is read as a stream.
+
+    trouble: why there are none.
+    """
+
+    data: bytes
+    trouble: str
+
+    def __new__(cls, name: str, data: bytes, trouble: str = "") -> Loaded:
+        made = super().__new__(cls, name)
+        made.data, made.trouble = data, trouble
+        return made
 
 
 @dataclass(frozen=True)
@@ -263,7 +280,13 @@ def decode_with_names(
 
     ordered: False yields what is ready first, so that nothing waits for a slow file.
     """
-    workers = workers or available_cores() + 1
+    rest = iter(paths)
+    first = list(islice(rest, 1))
+    if workers is None:
+        # Of a store most of the time is waiting.
+        far = bool(first) and isinstance(first[0], str) and is_address(first[0])
+        workers = AT_ONCE if far else available_cores() + 1
+    paths = chain(first, rest)
     done: SimpleQueue[Future[tuple[T, R | UnreadablePicture]]] = SimpleQueue()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         ahead: deque[Future[tuple[T, R | UnreadablePicture]]] = deque()
@@ -288,13 +311,26 @@ def decode_with_names(
 def read_file(path: str | Path) -> bytes:
     """Read a picture file's bytes; those of a URL are fetched once, checked and kept.
 
+    It may be at an address of a store, and a picture in a shard, as SHARD#MEMBER.
+
     Raises:
         UnreadablePicture: the file is missing or may not be read, or did not come.
+        StoreError, MissingExtra.
     """
-    if is_url(os.fspath(path)):
+    text = os.fspath(path)
+    if isinstance(text, Loaded):
+        if text.trouble:
+            raise UnreadablePicture(text.trouble)
+        return text.data
+    if "#" in text or is_address(text):
+        from tellapart.data.stored import read_stored
+
+        if (data := read_stored(text)) is not None:
+            return data
+    if is_url(text):
         from tellapart.data.fetching import fetched
 
-        path = fetched(os.fspath(path))
+        path = fetched(text)
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -14,18 +14,39 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urljoin
 
+from tellapart import stores
 from tellapart.data.addresses import is_url
-from tellapart.data.catalog import SPLIT_FOLDERS, Catalog, SetAside, from_lists, scan, walk
+from tellapart.data.catalog import (
+    SPLIT_FOLDERS,
+    Catalog,
+    SetAside,
+    common_folder,
+    from_hashed,
+    from_lists,
+    scan,
+    walk,
+)
 from tellapart.data.fetching import fetch_all, in_words
+from tellapart.data.shards import (
+    Columns,
+    Index,
+    choose_columns,
+    find_shards,
+    index_of,
+    split_member,
+    split_of,
+)
 from tellapart.data.tables import ABOUT, TABLE_SUFFIXES, Table, open_table, read_lines, split_line
 from tellapart.errors import (
     AmbiguousData,
     BadLabels,
+    BadShards,
     BadTable,
     DataNotFound,
     NothingFetched,
 )
 from tellapart.progress import Progress
+from tellapart.stores import is_address, place, shown
 
 KINDS = ("path", "label", "split", "group")
 MAX_SHOWN = 3
@@ -35,8 +56,10 @@ MAX_SHOWN = 3
 class DataSource:
     """Labelled pictures and how they are to be understood, before anything is read.
 
-    path: a folder; a table (.csv, .tsv, .parquet); or any other text, with "path label" in each
-        line, or a path alone where `pattern` says how its name holds the class.
+    path: a folder; a table (.csv, .tsv, .parquet); shards (a .tar, .tar.gz, .parquet or .arrow
+        with the pictures in it, a range of them in braces, or a folder of them); or any other text,
+        with "path label" in each line, or a path alone where `pattern` says how its name holds the
+        class. All of these may be the address of a store, such as s3://bucket/photos.
     root: where relative paths in a table start, a folder or a URL; None: at the table's folder if
         its first one does, otherwise at the current one.
     columns: "path", "label", "split", "group" -> name of the column, "" for none at all; those
@@ -68,19 +91,24 @@ def read_catalog(data: AnyData, progress: Progress | None = None, min_classes: i
     Raises:
         BadTable: a table that cannot be read, lacks a column, or has rows that cannot be used.
         BadLabels: a pattern or a file of names that does not fit.
-        DataNotFound, AmbiguousData, NotEnoughClasses, NoReadablePicture, MissingExtra.
+        BadShards: some are cut off, or do not say what is on their pictures.
+        StoreError, DataNotFound, AmbiguousData, NotEnoughClasses, NoReadablePicture, MissingExtra.
     """
     if isinstance(data, Catalog):
         return data
     progress = progress or Progress("quiet")
     source = data if isinstance(data, DataSource) else DataSource(Path(data))
-    path = source.path.expanduser()
+    path = place(source.path)
     source = replace(source, path=path)
-    # pathlib raises for a name that is too long.
-    is_folder, is_file = os.path.isdir(path), os.path.isfile(path)  # noqa: PTH112, PTH113
+    is_folder, is_file = _kind(path)
     match = None if source.pattern is None else _matcher(source.pattern)
     names = None if source.names is None else _read_names(source.names)
-    if is_file:
+    columns = Columns(source.columns.get("path"), source.columns.get("label"))
+    shards = find_shards(path, columns)
+    if shards:
+        choose_columns(shards, columns)
+        catalog = _from_shards(source, shards, match, progress, min_classes)
+    elif is_file:
         catalog = _from_rows(source, *_rows_of_file(source, match), progress, min_classes)
     elif is_folder and match is not None:
         catalog = _from_rows(source, *_rows_of_folder(source, match), progress, min_classes)
@@ -94,8 +122,27 @@ def data_name(data: AnyData) -> str:
     """Say what data is called: its folder, or its file without the suffix."""
     if isinstance(data, Catalog):
         return data.name
-    path = (data.path if isinstance(data, DataSource) else Path(data)).expanduser()
+    path = place(data.path if isinstance(data, DataSource) else data)
+    if isinstance(path, stores.Address) or "{" in path.name:
+        # Such as photos-{000..099}.tar, which is called photos.
+        named = re.sub(r"\.(tar|tar\.gz|tgz|parquet|csv|tsv|arrow)$", "", path.name)
+        return re.sub(r"[-_.]*\{.*", "", named) or "pictures"
     return path.stem if os.path.isfile(path) else path.resolve().name  # noqa: PTH113
+
+
+def _kind(path: Path) -> tuple[bool, bool]:
+    """Say whether a path is a folder and whether it is a file, at an address as well."""
+    if not isinstance(path, stores.Address):
+        # pathlib raises for a name that is too long.
+        return os.path.isdir(path), os.path.isfile(path)  # noqa: PTH112, PTH113
+    if "{" in path.name:
+        return False, False
+    there = stores.info(path)
+    # To ask a server of pages for a folder is to be given a page.
+    page = str(path).startswith("http") and path.suffix.lower() not in {*TABLE_SUFFIXES, ".txt"}
+    if there is None:
+        return False, False
+    return there.folder or page, not (there.folder or page)
 
 
 @dataclass(frozen=True)
@@ -259,7 +306,7 @@ def _rows_of_folder(source: DataSource, match: Match) -> tuple[list[_Row], str, 
             shown = os.fsencode(path).decode(errors="replace")
             aside.append(SetAside(shown, "its name is not valid UTF-8; rename it"))
         else:
-            paths.append(str(Path(path).absolute()))
+            paths.append(str(place(path).absolute()))
     if not paths:
         raise DataNotFound(
             f"There are no pictures below {source.path}. Expected files with the class in their "
@@ -379,7 +426,7 @@ def _from_rows(
             f"{source.path} names no pictures. Expected a row for each. Nothing was read."
         )
     base = _base(source, rows)
-    is_list = source.path.is_file()
+    is_list = _kind(source.path)[1]
     starts = f"; paths start at {base}" if is_list else ""
     progress.say(f"{source.path}: {words}{starts}.")
     _refuse_bad(source, rows)
@@ -387,7 +434,7 @@ def _from_rows(
     _refuse_twice(source, rows)
     rows, lost_urls = _fetched(source, rows, progress)
     aside += lost_urls
-    there = [row for row in rows if os.path.isfile(row.path)]  # noqa: PTH113 (names too long)
+    there = [row for row in rows if _may_be_there(row.path)]
     if not there:
         raise DataNotFound(
             f"Not one of the {len(rows)} files that {source.path} names is there: the first is "
@@ -409,11 +456,158 @@ def _from_rows(
     )
 
 
+def _may_be_there(path: str) -> bool:
+    """Whether a file is there; those of stores and in shards are only found when they are read."""
+    return os.path.isfile(path) or is_address(path) or split_member(path) is not None  # noqa: PTH113
+
+
+def _from_shards(
+    source: DataSource,
+    shards: Sequence[str],
+    match: Match | None,
+    progress: Progress,
+    min_classes: int,
+) -> Catalog:
+    """Read shards as streams, and make a Catalog of what is in them.
+
+    Raises:
+        BadShards: all that cannot be used. AmbiguousData: some say their split, some do not.
+    """
+    idle = {kind: name for kind, name in source.columns.items() if kind in ("split", "group")}
+    if idle or source.root:
+        raise BadLabels(
+            f"{shown(source.path)} holds the pictures themselves: --root and --data split or group "
+            f"mean nothing there. Expected splits in the names of the files, such as "
+            f"train-000.tar. Nothing was read. Leave them out."
+        )
+    indexes = _read_shards(source, shards, progress)
+    splits = {shard: split_of(shard) for shard in shards}
+    some = [shard for shard in shards if not splits[shard]]
+    if 0 < len(some) < len(shards):
+        raise AmbiguousData(
+            f"Of {len(shards)} shards of {shown(source.path)}, {len(some)} do not say a split, and "
+            f"the others do: {_few(some)}. Expected train, valid or test in the name of each, or "
+            f"of none. Nothing was read. Rename them, or give only some."
+        )
+    files, digests, aside = _files_of(source, indexes, splits, match)
+    n, kinds = (
+        len(files),
+        sorted({kind for one in indexes.values() for kind in one.said_by if kind}),
+    )
+    by = "their names" if match else " and ".join(kinds)
+    progress.say(f"{shown(source.path)}: {n} pictures in {len(shards)} shards, labels from {by}.")
+    root = common_folder(list(shards))
+    return from_hashed(
+        files,
+        digests,
+        root,
+        progress,
+        set_aside=aside,
+        source=str(source.path),
+        min_classes=min_classes,
+    )
+
+
+def _read_shards(source: DataSource, shards: Sequence[str], progress: Progress) -> dict[str, Index]:
+    """Read what shards hold, each of which is read once as long as it stays as it is.
+
+    Raises:
+        BadShards: names all that cannot be read.
+    """
+    columns = Columns(source.columns.get("path"), source.columns.get("label"))
+    indexes: dict[str, Index] = {}
+    bad: list[str] = []
+    with progress.bar("Reading shards", None, "pictures") as advance:
+        for shard in shards:
+            try:
+                indexes[shard] = index_of(shard, columns, advance)
+            except FileNotFoundError:
+                bad.append(f"{shown(shard)} is not there")
+            except BadShards as error:
+                bad.append(str(error))
+    if bad:
+        raise BadShards(
+            f"{len(bad)} of {len(shards)} shards of {shown(source.path)} cannot be used: "
+            f"{_few(bad)}. Nothing was trained or scored. Copy them again, or leave them out."
+        )
+    return indexes
+
+
+def _files_of(
+    source: DataSource,
+    indexes: Mapping[str, Index],
+    splits: Mapping[str, str],
+    match: Match | None,
+) -> tuple[list[tuple[str, str, str]], dict[str, bytes], list[SetAside]]:
+    """Return (class, path, split) of each picture, the hashes by path, and what is left out.
+
+    Raises:
+        BadShards: pictures without a label, or with labels of several kinds.
+    """
+    files: list[tuple[str, str, str]] = []
+    digests: dict[str, bytes] = {}
+    aside: list[SetAside] = []
+    bad: list[str] = []
+    for shard, index in indexes.items():
+        hashes = index.digests.tobytes().hex().encode()
+        none = []
+        for row, name in enumerate(index.names):
+            path = f"{shard}#{name}"
+            said = match(f"{shard}/{name}") if match else None
+            label = said["label"] if said else "" if match else index.labels[row]
+            if row in index.troubles:
+                aside.append(SetAside(path, index.troubles[row]))
+            elif path in digests:
+                aside.append(SetAside(path, "is in its shard twice"))
+            elif not label:
+                none.append(name)
+            else:
+                files.append((label, path, splits[shard]))
+                digests[path] = hashes[32 * row : 32 * row + 32]
+        if none and len(none) == len(index) and len(indexes) > 1:
+            aside.append(SetAside(shard, f"says no label of its {len(none)} pictures"))
+        elif none:
+            bad.append(f"{shown(shard)}: {len(none)} of {len(index)} pictures ({_few(none)})")
+    if bad or not files:
+        raise BadShards(
+            f"{shown(source.path)} has pictures without a label: {_few(bad) or 'all of them'}. "
+            f"Expected with each KEY.jpg a KEY.cls, KEY.json or KEY.txt that says it, or class "
+            f"folders in the tar; in tables a column such as label. Nothing was trained or scored. "
+            f"Add them; name a column or key with --data label=NAME, or say how the class lies in "
+            f"the names with --data pattern=…."
+        )
+    if match is None:
+        _refuse_mixed(source, indexes)
+    return files, digests, aside
+
+
+def _refuse_mixed(source: DataSource, indexes: Mapping[str, Index]) -> None:
+    """Name what says the labels where several things do.
+
+    Raises:
+        BadShards.
+    """
+    kinds: dict[str, str] = {}
+    for shard, index in indexes.items():
+        for kind in dict.fromkeys(index.said_by):
+            if kind:
+                kinds.setdefault(kind, shard)
+    if len(kinds) > 1:
+        seen = [f"{kind} in {shown(shard)}" for kind, shard in kinds.items()]
+        raise BadShards(
+            f"In {shown(source.path)} labels are said in {len(kinds)} ways: {_few(seen)}. Expected "
+            f"one way for all shards. Nothing was trained or scored. Write them alike, or give "
+            f"only some of the shards."
+        )
+
+
 def _base(source: DataSource, rows: Sequence[_Row]) -> Path | str:
     """Say where relative paths start: an absolute folder, or a URL."""
     if source.root is not None:
         if is_url(str(source.root)):
             return f"{str(source.root).rstrip('/')}/"
+        if is_address(source.root):
+            return place(source.root)
         root = Path(source.root).expanduser()
         if not os.path.isdir(root):  # noqa: PTH112
             raise DataNotFound(
@@ -421,17 +615,17 @@ def _base(source: DataSource, rows: Sequence[_Row]) -> Path | str:
                 f"start from. Nothing was read."
             )
         return root.absolute()
-    paths = (row.path for row in rows if not is_url(row.path))
+    paths = (row.path for row in rows if not is_address(row.path))
     relative = next((path for path in paths if not Path(path).is_absolute()), None)
     beside = source.path.parent
-    if relative is not None and os.path.lexists(beside / relative):
-        return beside.absolute()
+    if relative is not None and (is_address(beside) or os.path.lexists(beside / relative)):
+        return f"{beside}/" if is_url(str(beside)) else beside.absolute()
     return Path().absolute()
 
 
 def _located(base: Path | str, path: str) -> str:
     """Say where a row's picture is: an absolute path, or a URL."""
-    if is_url(path):
+    if is_address(path):
         return path
     # Escaped, since what is a mark in a URL may be a letter in a name.
     return str(base / path) if isinstance(base, Path) else urljoin(base, quote(path))
@@ -578,8 +772,8 @@ def _refuse_twice(source: DataSource, rows: Sequence[_Row]) -> None:
 def _trouble(row: _Row, some_split: bool) -> str | None:
     if not row.path.strip() or row.path.endswith("/"):
         return "has no path"
-    if not is_url(row.path) and re.search(r"(^|/)(https?|s3|gs|ftp):/", row.path):
-        return "names a URL that is neither http nor https: download it first"
+    if "://" in row.path and row.path.partition(":")[0].lower() not in stores.SCHEMES:
+        return "names a URL of a kind that is not known: download it first"
     if not row.label:
         return "has no label"
     if some_split and row.split.lower() not in SPLIT_FOLDERS:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tellapart.data.addresses import is_url
 from tellapart.data.pixels import PICTURE_SUFFIXES
 from tellapart.errors import BadTable, MissingExtra
+from tellapart.files import open_binary
+from tellapart.stores import is_address
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
 
@@ -94,7 +96,7 @@ class Table:
             raise _unreadable(self.path, error) from error
 
     def _csv_rows(self, places: list[int]) -> Iterator[tuple[str, ...]]:
-        with Path(self.path).open(encoding="utf-8-sig", newline="") as file:
+        with _open_text(self.path) as file:
             rows = csv.reader(file, delimiter=self.delimiter or ",")
             if self.headed:
                 next(rows)
@@ -106,13 +108,14 @@ class Table:
         pyarrow = load_pyarrow()
         names = [self.columns[place] for place in places]
         try:
-            file = pyarrow.parquet.ParquetFile(self.path)
-            for batch in file.iter_batches(4096, columns=names):
-                columns = [
-                    batch.column(batch.schema.names.index(name)).to_pylist() for name in names
-                ]
-                for cells in zip(*columns, strict=True):
-                    yield tuple("" if cell is None else str(cell) for cell in cells)
+            with open_binary(self.path) as opened:
+                file = pyarrow.parquet.ParquetFile(opened)
+                for batch in file.iter_batches(4096, columns=names):
+                    columns = [
+                        batch.column(batch.schema.names.index(name)).to_pylist() for name in names
+                    ]
+                    for cells in zip(*columns, strict=True):
+                        yield tuple("" if cell is None else str(cell) for cell in cells)
         except pyarrow.ArrowInvalid as error:
             raise OSError(str(error)) from error
 
@@ -126,7 +129,7 @@ def open_table(path: str) -> Table:
     try:
         if path.lower().endswith(".parquet"):
             return _open_parquet(path)
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        with _open_text(path) as file:
             first = file.readline()
             if not first.strip():
                 return Table(path, (), True, ",")
@@ -150,7 +153,7 @@ def split_line(line: str) -> tuple[str, str] | None:
     if "\t" in line:
         path, _, label = line.partition("\t")
         return (path, label) if path and label and "\t" not in label else None
-    if is_url(line):
+    if is_address(line):
         parts = line.split(maxsplit=1)
         return (parts[0], parts[1]) if len(parts) == 2 else None
     places = [match.end() for match in _PATH_THEN_LABEL.finditer(line)]
@@ -164,7 +167,8 @@ def read_lines(path: str) -> list[tuple[int, str]]:
         BadTable.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        with io.TextIOWrapper(open_binary(path), encoding="utf-8-sig") as file:
+            text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
     lines = enumerate(text.split("\n"), start=1)
@@ -188,17 +192,22 @@ def load_pyarrow() -> Any:
     return pyarrow
 
 
+def _open_text(path: str) -> IO[str]:
+    return io.TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="")
+
+
 def _open_parquet(path: str) -> Table:
     pyarrow = load_pyarrow()
     try:
-        names = pyarrow.parquet.ParquetFile(path).schema_arrow.names
+        with open_binary(path) as file:
+            names = pyarrow.parquet.ParquetFile(file).schema_arrow.names
     except pyarrow.ArrowInvalid as error:
         raise OSError(str(error)) from error
     return Table(path, tuple(names), True, None)
 
 
 def _is_picture(cell: str) -> bool:
-    return is_url(cell) or Path(cell).suffix.lower() in PICTURE_SUFFIXES
+    return is_address(cell) or Path(cell).suffix.lower() in PICTURE_SUFFIXES
 
 
 def _unreadable(path: str, error: Exception) -> BadTable:

@@ -408,6 +408,6 @@ def _is_path(picture: object) -> bool:
 def _name(picture: object, row: int) -> str:
     """Name a picture by its path, by that of the open file or image, or by its place."""
     if isinstance(picture, str | os.PathLike):
-        return os.fspath(picture)
+        return str(os.fspath(picture))  # Without the bytes that may have come along.
     name = getattr(picture, "filename", None) or getattr(picture, "name", None)
     return name if isinstance(name, str) else f"picture {row}"

@@ -11,8 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from tellapart import stores
 from tellapart.data.addresses import is_url
 from tellapart.data.catalog import SetAside, walk
+from tellapart.data.pixels import PICTURE_SUFFIXES
+from tellapart.data.shards import (
+    SUFFIXES,
+    Columns,
+    choose_columns,
+    expand_braces,
+    find_shards,
+    paths_of,
+)
 from tellapart.data.tables import TABLE_SUFFIXES, open_table
 from tellapart.errors import BadTable
 
@@ -23,6 +33,10 @@ STDIN = "-"
 @dataclass
 class Inputs:
     """The picture files that were asked for, found one after the other: never a list of all.
+
+    All of them may be addresses of stores, too. Of shards (tar, Parquet or Arrow files with the
+    pictures in them, ranges of them in braces, folders of them) each picture comes with its bytes,
+    as the shard is read: a `Loaded`, which is a str.
 
     given: files, folders (with everything below, hidden and doubly linked folders left out as
         `train` does), glob patterns, tables (.csv, .tsv, .parquet) and "-", a list of paths on
@@ -47,7 +61,7 @@ class Inputs:
 
     def count(self) -> int | None:
         """Count the files without keeping them; None where only reading would tell."""
-        if STDIN in self.given:
+        if STDIN in self.given or any(map(_costs_to_count, self.given)):
             return None
         return sum(1 for _ in Inputs(self.given, self.column))
 
@@ -56,8 +70,15 @@ class Inputs:
             for path in _listed_on(sys.stdin.buffer):
                 yield from walk(path, self._put_aside) if _is_folder(path) else (path,)
             return
-        if is_url(one):
-            yield one
+        shards = self._shards(one)
+        if shards:
+            columns = Columns(self.column)
+            choose_columns(shards, columns)
+            for shard in shards:
+                yield from paths_of(shard, columns)
+            return
+        if stores.is_address(one):
+            yield from self._far(one)
             return
         path = os.path.expanduser(one)  # noqa: PTH111 (a path stays the text it was given as)
         if _is_folder(path):
@@ -68,6 +89,32 @@ class Inputs:
         else:
             # pathlib takes no absolute pattern.
             yield from sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207
+
+    def _shards(self, one: str) -> list[str]:
+        """Find the shards that are meant, if any."""
+        if Path(one).suffix.lower() in PICTURE_SUFFIXES:
+            return []
+        if is_url(one) and not expand_braces(one)[0].lower().endswith((*SUFFIXES, "/")):
+            return []  # A picture, which is not asked for to find out.
+        if one.lower().endswith(".parquet") and not _may_be_shard(one):
+            return []
+        return find_shards(stores.place(one), Columns(self.column))
+
+    def _far(self, one: str) -> Iterator[str]:
+        """Find the pictures at an address: a table, a folder, a pattern, or a picture itself."""
+        address = str(stores.place(one))
+        if address.partition("?")[0].lower().endswith(tuple(TABLE_SUFFIXES)):
+            yield from table_paths(address, self.column)
+        elif is_url(one) and not one.endswith("/"):
+            yield one
+        elif Path(address).suffix.lower() in PICTURE_SUFFIXES and not glob.has_magic(address):
+            yield address
+        elif glob.has_magic(address):
+            yield from stores.glob(address) or [address]
+        elif ((there := stores.info(address)) is not None and there.folder) or is_url(one):
+            yield from walk(address, self._put_aside)
+        else:
+            yield address
 
     def _put_aside(self, what: SetAside) -> None:
         if len(self.set_aside) < 1000:  # These are told; a million of them would only fill memory.
@@ -95,13 +142,27 @@ def table_paths(table: str, column: str | None = None) -> Iterator[str]:
     for (path,) in opened.cells([found]):
         if not path:
             continue
-        if is_url(path):
+        if stores.is_address(path):
             yield path
             continue
         if base is None and not Path(path).is_absolute():
-            beside = Path(table).parent
-            base = beside if os.path.lexists(beside / path) else Path()
+            beside = stores.place(table).parent
+            there = stores.is_address(beside) or os.path.lexists(beside / path)
+            base = beside if there else Path()
         yield str(base / path) if base else path
+
+
+def _may_be_shard(path: str) -> bool:
+    return stores.is_address(path) or os.path.isfile(os.path.expanduser(path))  # noqa: PTH111, PTH113
+
+
+def _costs_to_count(one: str) -> bool:
+    """Whether only reading, or asking a store, would tell how many pictures there are."""
+    return (
+        stores.is_address(one)
+        or one.lower().endswith(SUFFIXES)
+        or (_is_folder(one) and bool(find_shards(stores.place(one))))
+    )
 
 
 def _is_folder(path: str) -> bool:

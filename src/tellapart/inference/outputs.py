@@ -6,8 +6,11 @@ import csv
 import hashlib
 import io
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +18,10 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from tellapart import stores
 from tellapart.data.tables import load_pyarrow
 from tellapart.errors import NotWritable, OutputExists
-from tellapart.files import output_error, replacing
+from tellapart.files import check_writable, open_binary, output_error, replacing
 from tellapart.inference.classifier import Prediction
 
 CSV_COLUMNS = ("path", "label", "confidence", "error", "unsure")
@@ -82,14 +86,17 @@ class Output(Protocol):
 def open_output(path: str | Path, classes: Iterable[str], resume: bool = False) -> Output:
     """Open a file (.csv, .jsonl, .ndjson) or a folder of Parquet parts for answers.
 
+    path: also the address of one in a store. A file there appears when it is whole, at the end of
+        the run, and not at all where that fails; of a folder each part does.
+
     classes: those of the classifier; an output with others is not gone on with.
     resume: add to what lies there. Half a row at its end, left by a kill, is cut off.
 
     Raises:
         OutputExists: something lies there, and not to be resumed, or of another classifier.
-        NotWritable, DiskFull, MissingExtra.
+        NotWritable, DiskFull, MissingExtra, StoreError.
     """
-    target = Path(path).expanduser()
+    target = stores.place(path)
     suffix = target.suffix.lower()
     known = frozenset(classes)
     if target.is_dir() or suffix in FOLDER_SUFFIXES:
@@ -100,6 +107,8 @@ def open_output(path: str | Path, classes: Iterable[str], resume: bool = False) 
             f".ndjson, or a folder (no suffix, or .parquet) for Parquet parts. Nothing was "
             f"predicted. Name --out accordingly."
         )
+    if isinstance(target, stores.Address):
+        return _FarLines(target, known, resume)
     return _Lines(target, known, resume)
 
 
@@ -172,6 +181,11 @@ class _Lines:
         self._whole, self._pending = self._whole + len(data), []
         self._flushed = time.monotonic()
 
+    @property
+    def place(self) -> Path:
+        """Where the rows are."""
+        return self._path
+
     def _rows(self, known: frozenset[str]) -> Iterator[str]:
         """Yield the path of each whole row and leave in `_whole` where the last one ends."""
         with self._path.open("rb") as file:
@@ -189,6 +203,43 @@ class _Lines:
                     raise _not_ours(self._path, "it does not begin as one")
 
 
+class _FarLines:
+    """Rows of text for a store, which knows whole files only: written here, sent at the end.
+
+    held: as it was there before; with these rows the file is replaced.
+    """
+
+    def __init__(self, address: stores.Address, known: frozenset[str], resume: bool) -> None:
+        there = stores.info(address)
+        _refuse_existing(address, resume, there is not None and there.size > 0)
+        check_writable(address, ELSEWHERE)
+        self._address = address
+        self._folder = tempfile.TemporaryDirectory(prefix="tellapart-")
+        local = Path(self._folder.name) / address.name
+        try:
+            if there is not None and there.size:
+                with stores.open_read(address) as source, local.open("wb") as file:
+                    shutil.copyfileobj(source, file, stores.BLOCK_BYTES)
+            self._lines = _Lines(local, known, resume)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        self.held = self._lines.held
+
+    def write(self, prediction: Prediction) -> None:
+        self._lines.write(prediction)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._folder:
+            self._lines.__exit__()
+            if kind is None:
+                with replacing(self._address, ELSEWHERE) as temporary:
+                    shutil.move(self._lines.place, temporary)
+
+
 class _Parts:
     """A folder of Parquet files, each written whole and then given its name."""
 
@@ -196,11 +247,7 @@ class _Parts:
         self._arrow = load_pyarrow()
         self._folder = folder
         try:
-            folder.mkdir(exist_ok=True)
-            parts = sorted(folder.glob("part-*.parquet"))
-            _refuse_existing(folder, resume, any(folder.iterdir()))
-            for torn in folder.glob(".part-*.parquet.*.part"):
-                torn.unlink()  # Ours: a kill stopped it from getting its name.
+            parts = self._opened(folder, resume)
         except OSError as error:
             raise output_error(folder, error, ELSEWHERE) from error
         self.held = Held(self._rows(parts, known))
@@ -209,6 +256,20 @@ class _Parts:
         self._next = max((int(one) for one in numbers if one.isdecimal()), default=-1) + 1
         self._pending: list[dict[str, Any]] = []
         self._begun = time.monotonic()
+
+    def _opened(self, folder: Path, resume: bool) -> list[Path]:
+        """Make the folder where there is none, and return the parts in it."""
+        if isinstance(folder, stores.Address):
+            found = [stores.place(one.path) for one in stores.listed(folder)]
+            _refuse_existing(folder, resume, bool(found))
+            stores.make_folder(folder)
+            check_writable(folder / "part-00000.parquet", ELSEWHERE)
+            return [one for one in found if fnmatch(one.name, "part-*.parquet")]
+        folder.mkdir(exist_ok=True)
+        _refuse_existing(folder, resume, any(folder.iterdir()))
+        for torn in folder.glob(".part-*.parquet.*.part"):
+            torn.unlink()  # Ours: a kill stopped it from getting its name.
+        return sorted(folder.glob("part-*.parquet"))
 
     def write(self, prediction: Prediction) -> None:
         self._pending.append(prediction.as_dict())
@@ -236,7 +297,8 @@ class _Parts:
     def _rows(self, parts: list[Path], known: frozenset[str]) -> Iterator[str]:
         for part in parts:
             try:
-                table = self._arrow.parquet.read_table(part, columns=["path", "label"])
+                with open_binary(part) as file:
+                    table = self._arrow.parquet.read_table(file, columns=["path", "label"])
             except (self._arrow.ArrowInvalid, KeyError, OSError) as error:
                 raise _not_ours(part, "it cannot be read as answers") from error
             labels = set(table.column("label").unique().to_pylist())

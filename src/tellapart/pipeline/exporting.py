@@ -34,6 +34,7 @@ from tellapart.evaluation.calibration import softmax
 from tellapart.files import check_writable, output_error
 from tellapart.inference.inputs import expand
 from tellapart.progress import Progress
+from tellapart.stores import place
 from tellapart.training.runs import list_runs
 
 Floats = NDArray[np.float32]
@@ -177,7 +178,7 @@ def quantize(
     """
     progress = progress or Progress()
     bundle = open_bundle(model)
-    target = Path(output).expanduser() if output else bundle.path
+    target = place(output) if output else bundle.path
     check_writable(target)
     catalog = read_catalog(data, progress, min_classes=1)
     splits = _sides(bundle, catalog)

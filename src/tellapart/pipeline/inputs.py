@@ -28,6 +28,7 @@ from tellapart.data.splitting import (
 from tellapart.data.statistics import channel_statistics
 from tellapart.errors import BadRecipe, BundleError, CannotFold, listed
 from tellapart.files import check_writable
+from tellapart.stores import place
 from tellapart.training.probe import assign_folds
 from tellapart.training.recipe import Phase, Recipe, load_recipe
 
@@ -56,8 +57,7 @@ def chosen_recipe(recipe: Recipe | str | Path, settings: Mapping[str, Any] | Non
 
 def output_path(data: AnyData, output: str | Path | None) -> Path:
     """Decide where the bundle goes, and make sure it can be written before any work is done."""
-    target = Path(output) if output else Path.cwd() / f"{data_name(data)}{SUFFIX}"
-    target = target.expanduser()
+    target = place(output) if output else Path.cwd() / f"{data_name(data)}{SUFFIX}"
     if target.suffix != SUFFIX:
         target = target.with_name(target.name + SUFFIX)
     check_writable(target)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from tellapart.data.catalog import SPLITS, Catalog
 from tellapart.data.inspection import inspect_files
 from tellapart.data.reading import AnyData, read_catalog
+from tellapart.data.shards import in_reading_order
 from tellapart.errors import (
     ClassMismatch,
     NoReadablePicture,
@@ -259,11 +261,13 @@ def look(
     Raises:
         NoReadablePicture: not one of them.
     """
-    answers = []
+    answers: list[NDArray[np.float16] | UnreadablePicture] = []
+    order = in_reading_order(paths)
     with progress.bar("Looking at pictures", len(paths), "pictures") as advance:
-        for answer in classifier.features(paths):
+        for answer in classifier.features([paths[row] for row in order]):
             answers.append(answer)
             advance(1)
+    answers = [answer for _, answer in sorted(zip(order, answers, strict=True), key=itemgetter(0))]
     rows = [answer for answer in answers if not isinstance(answer, UnreadablePicture)]
     if not rows:
         raise NoReadablePicture(

@@ -16,6 +16,7 @@ from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.sheet import SheetRow, render_sheet
 from tellapart.files import check_writable, write_atomically
 from tellapart.pipeline.inputs import chosen_recipe, preprocessing_of
+from tellapart.stores import place
 from tellapart.training.recipe import DEFAULT_RECIPE, Recipe
 
 
@@ -50,7 +51,7 @@ def show(
         TellapartError: as `train` does for data that cannot be used.
     """
     catalog = read_catalog(data, min_classes=1)
-    target = Path(output) if output else Path.cwd() / f"{catalog.name}-sheet.html"
+    target = place(output) if output else Path.cwd() / f"{catalog.name}-sheet.html"
     check_writable(target)
     chosen = chosen_recipe(recipe, settings)
     preprocessing, _ = preprocessing_of(chosen, catalog)

@@ -1,0 +1,244 @@
+"""The commands on addresses of stores and on shards: as on folders of this machine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tellapart import stores
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """Return the rows of a CSV of answers by the name of the picture."""
+    rows = list(csv.reader(io.StringIO(text)))[1:]
+    return {row[0].rpartition("/")[2].rpartition("#")[2]: row[1:] for row in rows}
+
+
+def asked_for(store: Any, ending: str) -> list[str]:
+    """Return the questions for bytes of files with an ending."""
+    return [one for one in store.line.asked if one.startswith("GET") and f"{ending} " in one]
+
+
+@pytest.fixture
+def shard(small: Path) -> bytes:
+    """The small digits as a tar of class folders, dealt out as one would: not by class."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for path in sorted(small.rglob("*.png"), key=lambda one: one.name[::-1]):
+            tar.add(path, path.relative_to(small).as_posix())
+    return file.getvalue()
+
+
+def test_train_evaluate_and_predict_in_a_store(
+    store: Any, trained: Any, command: Callable[..., Any], own_runs: Path
+) -> None:
+    """Pictures, classifier, report and answers lie there; the numbers are those of here."""
+    photos = store.put_folder(trained.data, "photos")
+    bundle = f"{store.address}/made/digits.tellapart"
+    done = command("train", photos, "-o", bundle, "--recipe", "fast", "--json", "--quiet")
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
+    assert facts["bundle"] == bundle
+    assert facts["report"] == f"{store.address}/made/digits-report.html"
+    assert facts["accuracy"] == trained.facts["accuracy"]
+    assert facts["n_computed"] == 0  # What is frozen was computed from the same bytes before.
+    assert store.names("made/") == ["made/digits-report.html", "made/digits.tellapart"]
+    assert store.uploads() == []
+
+    store.line.asked.clear()
+    scored = command("evaluate", bundle, photos, "--json", "--quiet")
+    assert scored.code == 0, scored.err
+    here = command("evaluate", trained.bundle, trained.data, "--json", "--quiet")
+    assert json.loads(scored.out)["accuracy"] == json.loads(here.out)["accuracy"]
+
+    out = f"{store.address}/answers.csv"
+    said = command("predict", bundle, photos, "--out", out, "--quiet")
+    assert said.code == 0, said.err
+    local = command("predict", trained.bundle, trained.data, "--csv", "--quiet")
+    assert rows_of(store.get("answers.csv").decode()) == rows_of(local.out)
+    refused = command("predict", bundle, photos, "--out", out, "--quiet")
+    assert refused.code == 76
+
+
+def test_pictures_that_stayed_are_not_asked_for_again(store: Any, small: Path) -> None:
+    """The store's list says which are as they were; one that changed is read again."""
+    from tellapart.data.reading import read_catalog
+
+    photos = store.put_folder(small, "photos")
+    first = read_catalog(photos)
+    store.line.asked.clear()
+    again = read_catalog(photos)
+    assert again.digests.tolist() == first.digests.tolist()
+    assert asked_for(store, ".png HTTP/1.1") == []
+    assert str(again.root) == photos
+    name = str(first.paths[0]).removeprefix(f"{store.address}/")
+    store.put(name, store.get(name) + b"more")
+    changed = read_catalog(photos)
+    assert [one for one in store.line.asked if name in one and one.startswith("GET")] != []
+    assert (changed.digests != first.digests).sum() == 1
+
+
+def test_shards_in_a_store(
+    store: Any, trained: Any, shard: bytes, command: Callable[..., Any], own_runs: Path
+) -> None:
+    """Training, scoring and predicting from a tar give what the folder gave."""
+    address = store.put("digits-000.tar", shard)
+    bundle = own_runs.parent / "a.tellapart"
+    done = command(
+        "train", f"{store.address}/digits-{{000..000}}.tar", "-o", bundle, "--recipe", "fast",
+        "--json", "--quiet",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
+    assert (facts["accuracy"], facts["n_computed"]) == (trained.facts["accuracy"], 0)
+    scored = command("evaluate", trained.bundle, address, "--json", "--quiet")
+    here = command("evaluate", trained.bundle, trained.data, "--json", "--quiet")
+    assert json.loads(scored.out)["accuracy"] == json.loads(here.out)["accuracy"]
+    said = command("predict", trained.bundle, address, "--csv", "--quiet")
+    local = command("predict", trained.bundle, trained.data, "--csv", "--quiet")
+    assert {name.rpartition("/")[2]: row for name, row in rows_of(said.out).items()} == rows_of(
+        local.out
+    )
+
+
+def test_parts_in_a_store_are_gone_on_with(
+    store: Any, format_1: Path, colours: Path, command: Callable[..., Any]
+) -> None:
+    """Each part is whole; --resume skips what they hold."""
+    photos = store.put_folder(colours, "photos")
+    out = f"{store.address}/answers"
+    first = command("predict", format_1, f"{photos}/red.png", "--out", out, "--json", "--quiet")
+    assert first.code == 0, first.err
+    again = command("predict", format_1, photos, "--out", out, "--resume", "--json", "--quiet")
+    assert again.code == 0, again.err
+    facts = json.loads(again.out)
+    assert (facts["n"], facts["n_held"]) == (4, 1)
+    assert store.names("answers/") == ["answers/part-00000.parquet", "answers/part-00001.parquet"]
+    parts = [pq.read_table(io.BytesIO(store.get(one))) for one in store.names("answers/")]
+    assert sorted(path for part in parts for path in part.column("path").to_pylist()) == sorted(
+        f"{photos}/{path.name}" for path in colours.iterdir()
+    )
+
+
+def test_lines_in_a_store_are_gone_on_with_or_not_there(
+    store: Any, format_1: Path, colours: Path, command: Callable[..., Any]
+) -> None:
+    """A file appears when it is whole; with --resume a longer one takes its place."""
+    photos = store.put_folder(colours, "photos")
+    out = f"{store.address}/answers.jsonl"
+    store.line.always["POST"] = "drop"
+    lost = command("predict", format_1, photos, "--out", out, "--quiet")
+    assert lost.code == 123
+    store.line.always.clear()
+    stores._misses.clear()
+    assert store.names("answers") == []
+    assert command("predict", format_1, f"{photos}/red.png", "--out", out, "--quiet").code == 0
+    again = command("predict", format_1, photos, "--out", out, "--resume", "--quiet")
+    assert again.code == 0, again.err
+    assert len(store.get("answers.jsonl").splitlines()) == 5
+
+
+def test_a_picture_that_does_not_come_is_a_bad_row(
+    store: Any, format_1: Path, colours: Path, command: Callable[..., Any]
+) -> None:
+    """After its tries it is answered with why, and the others are answered."""
+    red = store.put("red.png", (colours / "red.png").read_bytes())
+    missing = f"{store.address}/none.png"
+    said = command("predict", format_1, red, missing, "--csv", "--quiet")
+    assert said.code == 0, said.err
+    rows = rows_of(said.out)
+    assert rows["red.png"][0] == "red"
+    assert rows["none.png"][2] == "cannot be opened (No such file or directory)"
+    store.line.always["GET"] = "cut"
+    lost = command("predict", format_1, red, "--csv", "--quiet")
+    assert lost.code == 6
+    assert rows_of(lost.out)["red.png"][2].startswith("did not come (")
+    assert "secret-of-the-tests" not in lost.out + lost.err
+
+
+def test_tables_in_a_store(store: Any, colours: Path, trained: Any) -> None:
+    """Paths in a table start at its folder there, or are addresses themselves."""
+    from tellapart.data.reading import read_catalog
+
+    store.put_folder(trained.data, "photos")
+    names = [f"{kind}/{path.name}" for kind in "01" for path in (trained.data / kind).iterdir()]
+    lines = [f"photos/{name},{name[0]}" for name in names[:-1]]
+    lines.append(f"{store.address}/photos/{names[-1]},{names[-1][0]}")
+    address = store.put("table.csv", "\n".join(["path,label", *lines, "gone.png,1"]).encode())
+    catalog = read_catalog(address)
+    assert len(catalog) == len(names)
+    assert [(one.path, one.reason) for one in catalog.set_aside] == [
+        (f"{store.address}/gone.png", "cannot be opened (No such file or directory)")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command_line", "code", "words"),
+    [
+        (
+            ("train", "s3://no-such-bucket/photos"),
+            3,
+            "s3://no-such-bucket/photos does not exist. Expected a folder that holds one folder of "
+            "pictures a class, such as photos/cats and photos/dogs. Check the path.",
+        ),
+        (
+            ("predict", "s3://no-such-bucket/a.tellapart", "x.jpg"),
+            20,
+            "s3://no-such-bucket/a.tellapart does not exist; expected a classifier file ending in "
+            ".tellapart. Check the address, or put one there with: tellapart train FOLDER -o "
+            "ADDRESS",
+        ),
+    ],
+)
+def test_what_is_not_there(
+    store: Any, command: Callable[..., Any], command_line: tuple[str, ...], code: int, words: str
+) -> None:
+    """A missing bucket is said as any other missing place is."""
+    done = command(*command_line)
+    assert done.code == code
+    assert words in " ".join(done.err.split())
+
+
+def test_shards_and_folders_of_a_server_of_pages(
+    web: Any, format_1: Path, colours: Path, command: Callable[..., Any], monkeypatch: Any
+) -> None:
+    """A tar is read as a stream; of a folder the page that lists it is followed."""
+    monkeypatch.setenv("TELLAPART_ALLOW_PRIVATE", "1")
+    stores._talker.cache_clear()
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for path in sorted(colours.iterdir()):
+            tar.add(path, path.name)
+            web.pages[f"/photos/{path.name}"] = path.read_bytes()
+    web.pages["/a.tar"] = file.getvalue()
+    links = "".join(f'<a href="{path.name}">{path.name}</a>' for path in colours.iterdir())
+    web.pages["/photos/"] = web.pages["/photos"] = f"<html>{links}</html>".encode()
+    here = rows_of(command("predict", format_1, colours, "--csv", "--quiet").out)
+    said = command("predict", format_1, f"{web.url}/a.tar", "--csv", "--quiet")
+    assert said.code == 0, said.err
+    assert rows_of(said.out) == here
+    said = command("predict", format_1, f"{web.url}/photos/", "--csv", "--quiet")
+    assert said.code == 0, said.err
+    assert rows_of(said.out) == here
+
+
+def test_classifiers_in_a_store_are_served_and_changed(
+    store: Any, format_1: Path, command: Callable[..., Any]
+) -> None:
+    """What is opened from a store can be set in it, and is what a server begins with."""
+    from tellapart.inference.classifier import Classifier
+
+    address = store.put("a.tellapart", format_1.read_bytes())
+    done = command("accept", address, "0.9")
+    assert done.code == 0, done.err
+    assert Classifier.load(address).rules.accept == 0.9
+    said = command("info", address, "--json")
+    assert json.loads(said.out)["path"] == address
