@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -74,6 +75,17 @@ def splits(**counts: int) -> Files:
         for which, name in enumerate(("cats", "dogs"))
         for number in range(count)
     }
+
+
+def tar(**files: bytes) -> bytes:
+    """A tar of files, whose names have _ for the dot."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as file:
+        for name, data in files.items():
+            about = tarfile.TarInfo(name.replace("_", "."))
+            about.size = len(data)
+            file.addfile(about, io.BytesIO(data))
+    return made.getvalue()
 
 
 @dataclass(frozen=True)
@@ -186,6 +198,30 @@ TABLES = [
         "names that are no JSON",
         "train photos --data names=names.json",
         PETS | {"names.json": b"1: rose"},
+    ),
+]
+
+SHARD = tar(a_png=png(1), a_cls=b"cat", b_png=png(2), b_cls=b"dog")
+SHARDS = [
+    Case("an address of an unknown kind", "train ftp://host/photos"),
+    Case("a password in an address", "train s3://me:secret@bucket/photos"),
+    Case(
+        "tar files that are cut off",
+        "train shards",
+        {"shards/a.tar": SHARD, "shards/b.tar": SHARD[:700], "shards/c.tar.gz": b"\x1f\x8b"},
+    ),
+    Case(
+        "a tar with a label missing",
+        "train a.tar",
+        {"a.tar": tar(a_png=png(1), a_cls=b"cat", b_png=png(2))},
+    ),
+    Case(
+        "labels said in two ways",
+        "train a.tar",
+        {"a.tar": tar(a_png=png(1), a_cls=b"cat", b_png=png(2), b_txt=b"dog")},
+    ),
+    Case(
+        "a range with a shard missing", "train s-{0..2}.tar", {"s-0.tar": SHARD, "s-1.tar": SHARD}
     ),
 ]
 
@@ -414,6 +450,7 @@ def test_the_page_says_what_happens(
         {
             "Folders": rows("folders", FOLDERS),
             "Tables, lists and names": rows("tables", TABLES),
+            "Addresses and shards": rows("shards", SHARDS),
             "Classifiers and what is given to them": rows("bundles", BUNDLES),
             "Settings and places": with_stop,
             "Files that are set aside, and the training goes on": aside,
