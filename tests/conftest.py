@@ -296,7 +296,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         with suppress(ConnectionError):
-            self.wfile.write(body)
+            self.wfile.write(b"" if self.command == "HEAD" else body)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -46,6 +46,8 @@ SCHEMES = {
     "https": "http",
     "memory": "",
 }
+# What people may mean as well, and is refused in words.
+_OTHERS = frozenset({"ftp", "ftps", "sftp", "hf", "dbfs", "smb", "oss", "cos", "wasb", "wasbs"})
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(//?)")
 # What a failure is called, by the libraries, where credentials lack or are wrong.
 _REFUSED = frozenset(
@@ -148,7 +150,8 @@ def is_address(path: str | os.PathLike[str]) -> bool:
     match = _SCHEME.match(text)
     if match is None:
         return False
-    return match[1].lower() in SCHEMES or (match[2] == "//" and match[1].lower() != "file")
+    scheme = match[1].lower()
+    return scheme in SCHEMES or scheme in _OTHERS or (match[2] == "//" and scheme != "file")
 
 
 def place(path: str | os.PathLike[str]) -> Path:
@@ -158,8 +161,8 @@ def place(path: str | os.PathLike[str]) -> Path:
         BadAddress: a scheme that is not known, or a password in it.
     """
     text = os.fspath(path)
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
+    if text.startswith("file:/"):
+        text = re.sub("^file:/+", "/", text)
     if not is_address(text):
         return Path(text).expanduser()
     return Address(_checked(text))

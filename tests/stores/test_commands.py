@@ -205,3 +205,40 @@ def test_what_is_not_there(
     done = command(*command_line)
     assert done.code == code
     assert words in " ".join(done.err.split())
+
+
+def test_shards_and_folders_of_a_server_of_pages(
+    web: Any, format_1: Path, colours: Path, command: Callable[..., Any], monkeypatch: Any
+) -> None:
+    """A tar is read as a stream; of a folder the page that lists it is followed."""
+    monkeypatch.setenv("TELLAPART_ALLOW_PRIVATE", "1")
+    stores._talker.cache_clear()
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for path in sorted(colours.iterdir()):
+            tar.add(path, path.name)
+            web.pages[f"/photos/{path.name}"] = path.read_bytes()
+    web.pages["/a.tar"] = file.getvalue()
+    links = "".join(f'<a href="{path.name}">{path.name}</a>' for path in colours.iterdir())
+    web.pages["/photos/"] = web.pages["/photos"] = f"<html>{links}</html>".encode()
+    here = rows_of(command("predict", format_1, colours, "--csv", "--quiet").out)
+    said = command("predict", format_1, f"{web.url}/a.tar", "--csv", "--quiet")
+    assert said.code == 0, said.err
+    assert rows_of(said.out) == here
+    said = command("predict", format_1, f"{web.url}/photos/", "--csv", "--quiet")
+    assert said.code == 0, said.err
+    assert rows_of(said.out) == here
+
+
+def test_classifiers_in_a_store_are_served_and_changed(
+    store: Any, format_1: Path, command: Callable[..., Any]
+) -> None:
+    """What is opened from a store can be set in it, and is what a server begins with."""
+    from tellapart.inference.classifier import Classifier
+
+    address = store.put("a.tellapart", format_1.read_bytes())
+    done = command("accept", address, "0.9")
+    assert done.code == 0, done.err
+    assert Classifier.load(address).rules.accept == 0.9
+    said = command("info", address, "--json")
+    assert json.loads(said.out)["path"] == address

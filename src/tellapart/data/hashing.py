@@ -64,14 +64,19 @@ def hash_files(
     digests = np.zeros((len(paths), DIGEST_BYTES), dtype=np.uint8)
     facts = np.zeros((len(paths), len(_NO_FACTS)), dtype=np.int64)
     known = np.zeros(len(paths), dtype=bool)
-    there = _facts_in_stores(paths) if any(map(_is_far, paths)) else {}
+    # Looked for in all paths at once: mostly, all are files of this machine.
+    whole = "\0".join(paths)
+    far = "://" in whole or "#" in whole
+    there = _facts_in_stores(paths) if far else {}
     if kept is not None:
-        facts[:] = [_facts(path) if path not in there else there[path] for path in paths]
+        facts[:] = [_facts(path) for path in paths]
+        for row in [row for row, path in enumerate(paths) if path in there] if there else ():
+            facts[row] = there[paths[row]]
         known = kept.find(paths, facts, digests)
     unreadable: dict[int, str] = {}
     rows = np.flatnonzero(~known).tolist()
     with progress.bar("Reading files", len(rows), "files") as advance:
-        for row, digest, seen in _read(paths, rows, advance):
+        for row, digest, seen in _read(paths, rows, advance, far):
             facts[row] = there.get(paths[row], seen)
             if isinstance(digest, UnreadablePicture):
                 facts[row], unreadable[row] = _NO_FACTS, str(digest)
@@ -113,23 +118,21 @@ Found = tuple[int, bytes | OSError | UnreadablePicture, Facts]
 
 
 def _read(
-    paths: Sequence[str], rows: Sequence[int], advance: Callable[[int], None]
+    paths: Sequence[str], rows: Sequence[int], advance: Callable[[int], None], far: bool
 ) -> Iterator[Found]:
     """Hash the files of these rows; hashing releases the interpreter lock, so threads help."""
     # Of a store most of the time is waiting: more at one time, and less of it in one task.
-    far = any(_is_far(paths[row]) for row in rows[:1])
     n, threads = (4, stores.AT_ONCE) if far else (CHUNK, 4)
+    read = _hashed_far if far else _hashed
     chunks = [rows[start : start + n] for start in range(0, len(rows), n)]
     with ThreadPoolExecutor(threads) as pool:
-        for results in pool.map(lambda chunk: [_hashed(row, paths[row]) for row in chunk], chunks):
+        for results in pool.map(lambda chunk: [read(row, paths[row]) for row in chunk], chunks):
             yield from results
             advance(len(results))
 
 
 def _hashed(row: int, path: str) -> Found:
     """Hash a file; its facts are zero where it may not be kept."""
-    if _is_far(path):
-        return _hashed_far(row, path)
     began = time.time_ns()
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (half the time of Path.open)
@@ -157,6 +160,9 @@ def _is_member(path: str) -> bool:
 
 
 def _hashed_far(row: int, path: str) -> Found:
+    """Hash a picture that may be in a store or in a shard; it may be a file as well."""
+    if not _is_far(path):
+        return _hashed(row, path)
     from tellapart.data.pixels import read_file
 
     try:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -391,6 +391,7 @@ def _tar_samples(shard: str, columns: Columns) -> Iterator[Sample]:
         group: list[tuple[tarfile.TarInfo, bytes]] = []
         with tarfile.open(fileobj=counted, mode="r|", bufsize=1 << 20) as tar:
             for member in tar:
+                cast("Any", tar).members = []  # Else every header of a million stays in memory.
                 if not member.isfile() or Path(member.name).name.startswith("."):
                     continue
                 if group and _key(group[0][0].name) != _key(member.name):
