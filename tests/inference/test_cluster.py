@@ -53,6 +53,27 @@ def paths(colours: Path, tmp_path: Path) -> list[str]:
     return sorted(map(str, folder.iterdir()))
 
 
+def test_nobody_at_an_address_is_told_in_seconds() -> None:
+    """Ray itself would go on trying for many minutes."""
+    ray = pytest.importorskip("ray")
+    if ray.is_initialized():
+        pytest.skip("this process is connected already, and would take that cluster")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # Bound, but nobody listens.
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with (
+            pytest.raises(ClusterNotReached) as error,
+            open_cluster(FORMAT_1, address=address),
+        ):
+            pass
+    assert str(error.value) == (
+        f"No Ray cluster answered at {address} ([Errno 111] Connection refused). Expected "
+        f"HOST:PORT of one that was started with the same versions of Ray and Python, such as "
+        f"`ray start --head` prints, and its token where it wants one. Nothing was predicted. "
+        f"Check --address, or leave it away to use this machine alone."
+    )
+
+
 @pytest.mark.slow
 def test_answers_are_those_of_one_machine(
     cluster: Cluster, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -205,27 +226,6 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert str(missing.value) == (
         "Predicting on Ray needs Ray, which is not installed. Nothing was predicted. "
         "Install it with: pip install 'tellapart[ray]', or leave --engine away."
-    )
-
-
-def test_nobody_at_an_address_is_told_in_seconds() -> None:
-    """Ray itself would go on trying for many minutes."""
-    ray = pytest.importorskip("ray")
-    if ray.is_initialized():
-        pytest.skip("this process is connected already, and would take that cluster")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # Bound, but nobody listens.
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with (
-            pytest.raises(ClusterNotReached) as error,
-            open_cluster(FORMAT_1, address=address),
-        ):
-            pass
-    assert str(error.value) == (
-        f"No Ray cluster answered at {address} ([Errno 111] Connection refused). Expected "
-        f"HOST:PORT of one that was started with the same versions of Ray and Python, such as "
-        f"`ray start --head` prints, and its token where it wants one. Nothing was predicted. "
-        f"Check --address, or leave it away to use this machine alone."
     )
 
 

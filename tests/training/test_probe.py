@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from tellapart.evaluation.calibration import softmax
+from tellapart.progress import Progress
+from tellapart.training import probe as probe_module
 from tellapart.training.probe import (
     START_L2,
     STRONGEST_L2,
@@ -286,3 +291,38 @@ def test_a_class_that_never_appears_is_never_predicted() -> None:
     probe = fit_probe(features[:40], labels[:40], digests(40), 3)
     assert np.isfinite(probe.weight).all()
     assert (probe.logits(features[:40]).argmax(axis=1) < 2).all()
+
+
+@pytest.mark.parametrize("per_block", [7, 100, 10_000])
+def test_solving_in_blocks_gives_the_same_head(
+    per_block: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any
+) -> None:
+    """Features that do not fit are read from their file in blocks; it is told why."""
+    features, labels = blobs(4, 60, width=12, apart=0.5)
+    groups = digests(len(labels))
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    whole = fit_probe(features, labels, groups, 4)
+    monkeypatch.setattr(probe_module, "BLOCK_VALUES", per_block * 12)
+    capfd.readouterr()
+    streamed = fit_probe(mapped, labels, groups, 4, Progress(), limit_mb=0.01)
+    assert capfd.readouterr().err == (
+        "Solving for the head in blocks: at once it would take 0.1 MB, and 0.0 MB may be taken.\n"
+    )
+    assert [point.l2 for point in streamed.path] == pytest.approx(
+        [point.l2 for point in whole.path], rel=0.05
+    )
+    assert objective(streamed, features, labels) == pytest.approx(
+        objective(whole, features, labels), rel=5e-3
+    )
+    np.testing.assert_allclose(
+        softmax(streamed.out_of_fold_logits), softmax(whole.out_of_fold_logits), atol=5e-3
+    )
+
+
+def test_what_fits_is_solved_at_once(capfd: Any) -> None:
+    """Where nobody sets a limit it is a share of the memory that the machine has left."""
+    features, labels = blobs(3, 20)
+    fit_probe(features, labels, digests(60), 3, Progress())
+    assert capfd.readouterr().err == ""
+    assert probe_module.available_mb() > 100

@@ -12,7 +12,9 @@ folds side by side: one matrix product for all of them runs at 1.5 times the spe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,11 @@ STEP = 10.0
 # In powers of ten: nearer than this, log loss hardly changes.
 WORTH_A_SOLVE = 0.1
 WEAKEST_L2, STRONGEST_L2 = 1e-7, 1e2
+
+# Of the memory that is left, what solving may take: others want some too.
+MOST_OF_MEMORY = 0.6
+# Features in 32 bits that are in memory at once where not all are: 32 MB.
+BLOCK_VALUES = 8 << 20
 
 # Decrease of the loss (relative, above 1) at which a solve stops: tightening it to 1e-6 took three
 # times as long and moved validation log loss by less than 0.003.
@@ -77,15 +84,21 @@ def fit_probe(
     groups: NDArray[np.bytes_],
     n_classes: int,
     progress: Progress | None = None,
+    limit_mb: float | None = None,
 ) -> Probe:
     """Fit the head on (N, D) features and (N,) labels, all of which may teach.
 
     groups: (N,) what must share a fold: the digests, so that no picture is judged by a head that
         learned from its own copy.
+    features: may be mapped from a file; then they need not fit into memory.
+    limit_mb: memory to solve in; None: a share of what the machine has left. What takes more is
+        solved in blocks of rows, read again for each step: the same sums in another order.
     """
-    standard, mean, spread = _standardised(features)
+    progress = progress or Progress("quiet")
     folds = assign_folds(labels, groups, n_folds(len(labels)))
-    search = _Search(standard, labels, folds, n_classes, progress or Progress("quiet"))
+    width = n_folds(len(labels)) * n_classes
+    standard, mean, spread = _standardised(features, width, progress, limit_mb)
+    search = _Search(standard, labels, folds, n_classes, progress)
     chosen = search.run()
     everything = _Problem(standard, labels, np.ones((len(labels), 1), np.float32), n_classes)
     # The folds' heads are close to the one on everything: their mean saves half the steps.
@@ -111,23 +124,17 @@ def move_head(
     but right, so that solving anew would choose far too weak a strength, and forget what the
     network's own steps reached. The L2 penalty is on the difference to the given head.
     """
-    standard, mean, spread = _standardised(features)
-    offset = features.astype(np.float32) @ head[0].T + head[1]
+    quiet = Progress("quiet")
+    standard, mean, spread = _standardised(features, len(head[1]), quiet)
+    before = (head[0] * spread).T
+    offset = np.concatenate([block @ before for _, block in _blocks(standard)])
+    offset += head[0] @ mean + head[1]
     teaches = np.ones((len(labels), 1), np.float32)
     problem = _Problem(standard, labels, teaches, len(head[1]), offset)
     start = np.zeros((standard.shape[1] + 1, len(head[1])), dtype=np.float32)
     params = minimise(problem, start, HELD_L2)
     weight = params[:-1] / spread[:, None]
     return np.ascontiguousarray(head[0] + weight.T), head[1] + params[-1] - mean @ weight
-
-
-def _standardised(features: NDArray[np.float16]) -> tuple[Floats, Floats, Floats]:
-    """Return features at mean 0 and spread 1, and the mean and the spread they had."""
-    standard = features.astype(np.float32)
-    mean, spread = standard.mean(axis=0), standard.std(axis=0) + 1e-6
-    standard -= mean
-    standard /= spread
-    return standard, mean, spread
 
 
 def n_folds(n: int) -> int:
@@ -150,6 +157,93 @@ def assign_folds(
     return dealt[inverse]
 
 
+def available_mb() -> float:
+    """Say how much memory this process may still take, in MB: what the system has, or a container.
+
+    Where nothing tells, 4000.
+    """
+    found = [free for read in (_free_of_system, _free_of_container) if (free := read()) is not None]
+    return min(found, default=4000.0)
+
+
+def _free_of_system() -> float | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1e3
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def _free_of_container() -> float | None:
+    group = Path("/sys/fs/cgroup")
+    try:
+        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        return (most - used) / 1e6
+    except (OSError, ValueError):  # No such file, or "max": no limit.
+        return None
+
+
+def _needed_mb(shape: tuple[int, ...], width: int) -> float:
+    """Say what solving at once takes: features in 32 bits, and three arrays of logits."""
+    n, n_features = shape
+    return 4 * n * (n_features + 3 * width) / 1e6
+
+
+def _standardised(
+    features: NDArray[np.float16], width: int, progress: Progress, limit_mb: float | None = None
+) -> tuple[Floats | Standardised, Floats, Floats]:
+    """Return features of mean 0 and spread 1, and both: a whole array, or one read in blocks.
+
+    width: how many logits a row gets. limit_mb: see `fit_probe`.
+    """
+    limit_mb = available_mb() * MOST_OF_MEMORY if limit_mb is None else limit_mb
+    needed_mb = _needed_mb(features.shape, width)
+    if needed_mb > limit_mb:
+        progress.say(
+            f"Solving for the head in blocks: at once it would take {needed_mb:,.1f} MB, and "
+            f"{limit_mb:,.1f} MB may be taken."
+        )
+        standard = Standardised(features)
+        return standard, standard.mean, standard.spread
+    whole = features.astype(np.float32)
+    mean, spread = whole.mean(axis=0), whole.std(axis=0) + 1e-6
+    whole -= mean
+    whole /= spread
+    return whole, mean, spread
+
+
+def _blocks(standard: Floats | Standardised) -> Iterator[tuple[slice, Floats]]:
+    if isinstance(standard, Standardised):
+        return standard.blocks()
+    return iter([(slice(0, len(standard)), standard)])
+
+
+class Standardised:
+    """Features (N, D) that are made 32 bits wide, of mean 0 and spread 1, a block at a time."""
+
+    def __init__(self, features: NDArray[np.float16]) -> None:
+        self._features = features
+        self.shape = features.shape
+        self._rows = max(1, BLOCK_VALUES // max(1, features.shape[1]))
+        n = max(1, len(features))
+        # The blocks as they are, until both are known.
+        self.mean = np.zeros(self.shape[1], np.float32)
+        self.spread = np.ones(self.shape[1], np.float32)
+        total = sum(block.sum(axis=0, dtype=np.float64) for _, block in self.blocks())
+        self.mean = (total / n).astype(np.float32)
+        squares = sum(np.square(block).sum(axis=0, dtype=np.float64) for _, block in self.blocks())
+        self.spread = (np.sqrt(squares / n) + 1e-6).astype(np.float32)
+
+    def blocks(self) -> Iterator[tuple[slice, Floats]]:
+        """Yield rows, and their features (n, D)."""
+        for start in range(0, len(self._features), self._rows):
+            rows = slice(start, start + self._rows)
+            block = self._features[rows].astype(np.float32)
+            block -= self.mean
+            block /= self.spread
+            yield rows, block
+
+
 @dataclass(frozen=True)
 class _Tried:
     point: ProbePoint
@@ -162,7 +256,7 @@ class _Search:
 
     def __init__(
         self,
-        standard: Floats,
+        standard: Floats | Standardised,
         labels: NDArray[np.int64],
         folds: NDArray[np.int64],
         n_classes: int,
@@ -221,8 +315,7 @@ class _Search:
             width = self.n_folds * self._n_classes
             start = np.zeros((self._features.shape[1] + 1, width), dtype=np.float32)
         params = minimise(self._problem, start, l2)
-        rows = np.arange(len(self._labels))
-        logits = self._problem.logits(params)[rows, self._folds]
+        logits = self._problem.logits_of(params, self._folds)
         log_loss = _log_loss(logits, self._labels)
         accuracy = float((logits.argmax(axis=1) == self._labels).mean())
         self._points.append(ProbePoint(l2, log_loss, accuracy))
@@ -241,7 +334,7 @@ class _Problem:
 
     def __init__(
         self,
-        features: Floats,
+        features: Floats | Standardised,
         labels: NDArray[np.int64],
         teaches: Floats,
         n_classes: int,
@@ -249,36 +342,51 @@ class _Problem:
     ) -> None:
         self._features, self._labels, self._offset = features, labels, offset
         self._share = teaches / teaches.sum(axis=0, dtype=np.float64).astype(np.float32)
-        self._rows = np.arange(len(labels))
         self._n_classes = n_classes
 
-    def logits(self, params: Floats) -> Floats:
-        """Compute (N, F, K) logits."""
-        flat = self._features @ params[:-1]
+    def _logits(self, rows: slice, features: Floats, params: Floats) -> Floats:
+        """Compute (n, F, K) logits of some rows."""
+        flat: Floats = features @ params[:-1]
         flat += params[-1]
         logits: Floats = flat.reshape(len(flat), -1, self._n_classes)
         if self._offset is not None:
-            logits += self._offset[:, None]
+            logits += self._offset[rows, None]
         return logits
+
+    def logits_of(self, params: Floats, heads: NDArray[np.int64]) -> Floats:
+        """Compute (N, K) logits, each row's from the head named in `heads` (N,)."""
+        chosen = np.empty((len(self._labels), self._n_classes), np.float32)
+        for rows, features in _blocks(self._features):
+            z = self._logits(rows, features, params)
+            chosen[rows] = z[np.arange(len(z)), heads[rows]]
+        return chosen
 
     def value_and_gradient(self, params: Floats, l2: float) -> tuple[float, Floats]:
         """Compute the sum over heads of mean cross-entropy + l2 / 2 * |weight|^2, and its slope."""
-        z = self.logits(params)
+        loss, gradient = 0.0, np.zeros_like(params)
+        for rows, features in _blocks(self._features):
+            loss += self._add(rows, features, params, gradient)
+        gradient[:-1] += l2 * params[:-1]
+        return loss + 0.5 * l2 * _dot(params[:-1], params[:-1]), gradient
+
+    def _add(self, rows: slice, features: Floats, params: Floats, gradient: Floats) -> float:
+        """Return the cross-entropy of some rows; add its slope to the gradient."""
+        labels, share = self._labels[rows], self._share[rows]
+        z = self._logits(rows, features, params)
+        place = np.arange(len(z))
         if max(z.max(), -z.min()) > SAFE_EXPONENT:
             # Rare, and a tenth of the time of a step.
             z -= z.max(axis=2, keepdims=True)
-        right = z[self._rows, :, self._labels]
+        right = z[place, :, labels]
         np.exp(z, out=z)
         total = z.sum(axis=2)
-        loss = ((np.log(total) - right) * self._share).sum(dtype=np.float64)
-        z *= (self._share / total)[:, :, None]
-        z[self._rows, :, self._labels] -= self._share
+        loss = ((np.log(total) - right) * share).sum(dtype=np.float64)
+        z *= (share / total)[:, :, None]
+        z[place, :, labels] -= share
         error = z.reshape(len(z), -1)
-        gradient = np.empty_like(params)
-        np.matmul(self._features.T, error, out=gradient[:-1])
-        gradient[:-1] += l2 * params[:-1]
-        gradient[-1] = error.sum(axis=0)
-        return float(loss) + 0.5 * l2 * _dot(params[:-1], params[:-1]), gradient
+        gradient[:-1] += features.T @ error
+        gradient[-1] += error.sum(axis=0)
+        return float(loss)
 
 
 def minimise(problem: _Problem, start: Floats, l2: float) -> Floats:

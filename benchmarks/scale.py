@@ -1,0 +1,177 @@
+"""What a picture costs, and how much memory, among 1000, 10 000, 100 000 and a million.
+
+JPEGs of 64 px, each made a file of its own by a comment in it (links would be one picture, as
+pictures are known by their bytes). Four stages, each a process of its own with the whole start
+of Python in its time and peak: `scan` of the class folders; `features` of all pictures, nothing
+kept before; the probe on these features; `predict --out` to CSV. Small pictures decode quickly: on
+photographs features and predict cost more each, and the same among many as among few.
+
+With --work what was measured is kept there, and the same command goes on after an interruption:
+a million pictures take hours. The last table and the figure are of everything found there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from _machine import describe
+from _measuring import RESULTS, Figure, report, tellapart, timed
+
+WRITE = """
+import io, random, sys
+from pathlib import Path
+from PIL import Image
+root, n = Path(sys.argv[1]), int(sys.argv[2])
+chance = random.Random(0)
+plain = []
+for number in range(300):
+    image = Image.new("RGB", (8, 8))
+    colour = [chance.randrange(256) if part == number % 3 else 60 for part in range(3)]
+    noisy = lambda: tuple(min(255, part + chance.randrange(90)) for part in colour)
+    image.putdata([noisy() for _ in range(64)])
+    file = io.BytesIO()
+    image.resize((64, 64)).save(file, "JPEG", quality=85)
+    plain.append(file.getvalue())
+for number in range(n):
+    folder = root / f"class-{number % 3}" / f"{number // 3000:04d}"
+    if number % 3000 < 3:
+        folder.mkdir(parents=True, exist_ok=True)
+    data, said = plain[number % 300], b"%09d" % number
+    comment = b"\\xff\\xfe" + (len(said) + 2).to_bytes(2, "big") + said
+    (folder / f"{number:07d}.jpg").write_bytes(data[:2] + comment + data[2:])
+(root.parent / f"{root.name}.whole").touch()
+"""
+SCAN = "import sys; from tellapart.data.catalog import scan; print(len(scan(sys.argv[1])))"
+PROBE = """
+import sys
+import numpy as np
+from tellapart.training.probe import fit_probe
+held = np.load(sys.argv[1])
+_, labels = np.unique(held["label"], return_inverse=True)
+fit_probe(held["features"], labels.astype(np.int64), held["hash"].astype("S32"), 3)
+"""
+STAGES = ("scan", "features", "probe", "predict")
+# Of the peak among the most against that among the fewest: what the issue of this asks for.
+FLAT = 1.5
+
+
+def measured(root: Path, n: int, stage: str, repeat: int) -> tuple[float, float]:
+    """Run one stage among n pictures; return seconds, and the peak of its memory in MB."""
+    folder, model = root / str(n), root / "m.tellapart"
+    features, out = root / f"{n}.npz", root / f"{n}.csv"
+    cache = root / f"cache-{stage}-{n}-{repeat}"
+    out.unlink(missing_ok=True)
+    command: list[str | Path] = {
+        "scan": [sys.executable, "-c", SCAN, folder],
+        "features": tellapart(
+            "features",
+            folder,
+            "--model",
+            model,
+            "--out",
+            features,
+            "--type",
+            "float16",
+            torch=False,
+        ),
+        "probe": [sys.executable, "-c", PROBE, features],
+        "predict": tellapart("predict", model, folder, "--out", out, torch=False),
+    }[stage]
+    ended = timed(command, TELLAPART_CACHE=str(cache))
+    return ended.seconds, ended.peak_mb
+
+
+def prepare(root: Path, sizes: list[int]) -> None:
+    """Write what is missing: the pictures, and a classifier of the fewest."""
+    for n in sizes:
+        if not (root / f"{n}.whole").exists():
+            print(f"Writing {n} pictures ...", file=sys.stderr)
+            timed([sys.executable, "-c", WRITE, root / str(n), str(n)])
+    model = root / "m.tellapart"
+    if not model.exists():
+        train = tellapart("train", root / str(min(sizes)), "-o", model, "--recipe", "fast", "-q")
+        timed(train, TELLAPART_CACHE=str(root / "cache"), TELLAPART_RUNS=str(root / "runs"))
+
+
+def draw(found: dict[str, dict[int, list[tuple[float, float]]]], path: Path) -> None:
+    """Draw milliseconds a picture and peak memory by the number of pictures."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for stage, by_size in found.items():
+        sizes = sorted(by_size)
+        for axis, part, scale in ((axes[0], 0, 1e3), (axes[1], 1, 1)):
+            values = [
+                sorted(one[part] for one in by_size[n])[len(by_size[n]) // 2]
+                * (scale / n if part == 0 else 1)
+                for n in sizes
+            ]
+            axis.plot(sizes, values, marker="o", label=stage)
+    for axis, title in zip(axes, ("ms a picture", "peak memory, MB"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="pictures", title=title)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="folder to keep pictures and figures in")
+    parser.add_argument("--quick", action="store_true", help="only try the script out")
+    given = parser.parse_args()
+    if given.quick:
+        given.sizes, given.repeats = [60, 120], 1
+    machine = describe()
+    with tempfile.TemporaryDirectory() as name:
+        root = given.work or Path(name)
+        root.mkdir(exist_ok=True)
+        prepare(root, given.sizes)
+        kept = root / "measured.json"
+        lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+        done = {tuple(json.loads(line)[:3]): json.loads(line)[3:] for line in lines}
+        for repeat in range(given.repeats):
+            for n in given.sizes:
+                for stage in STAGES:
+                    if (stage, n, repeat) not in done:
+                        print(f"{stage}, {n} pictures ...", file=sys.stderr)
+                        done[stage, n, repeat] = list(measured(root, n, stage, repeat))
+                        with kept.open("a", encoding="utf-8") as file:
+                            line = [stage, n, repeat, *done[stage, n, repeat]]
+                            file.write(json.dumps(line) + "\n")
+        given.work = None  # Nothing that names one machine.
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {stage: {} for stage in STAGES}
+    for (stage, n, _), (seconds, peak_mb) in sorted(done.items()):
+        found[stage].setdefault(n, []).append((seconds, peak_mb))
+    figures = []
+    for stage, by_size in found.items():
+        for n, values in by_size.items():
+            figures += [
+                Figure(f"{stage}, {n}: s", [seconds for seconds, _ in values]),
+                Figure(f"{stage}, {n}: ms a picture", [1e3 * one / n for one, _ in values]),
+                Figure(f"{stage}, {n}: peak, MB", [peak for _, peak in values]),
+            ]
+        few, many = min(by_size), max(by_size)
+        pairs = list(zip(by_size[few], by_size[many], strict=False))
+        more = [1e6 * (b[0] - a[0]) / (many - few) for a, b in pairs]
+        figures.append(Figure(f"{stage}: us for one more, {few} to {many}", more))
+        grows = [1e3 * (b[1] - a[1]) / (many - few) for a, b in pairs]
+        figures.append(Figure(f"{stage}: kB for one more, {few} to {many}", grows))
+        flat = FLAT if stage != "probe" else None
+        peaks = [b[1] / a[1] for a, b in pairs]
+        figures.append(Figure(f"{stage}: peak at {many} / at {few}", peaks, at_most=flat))
+    if not given.quick:
+        draw(found, RESULTS / "scale.png")
+    report("scale", machine, given, figures)
+
+
+if __name__ == "__main__":
+    main()
