@@ -296,6 +296,7 @@ def test_openapi_describes_every_route(serving: Any) -> None:
         *("/v1/predict", "/v1/audit", "/v1/audits", "/v1/audits/{id}"),
         *("/v1/audits/{id}/decision", "/v1/models", "/healthz", "/readyz", "/metrics"),
         *("/v1/audits/counts", "/v1/audits/{id}/thumbnail", "/v1/explain", "/v1/me"),
+        "/v1/watch",
     }
     assert described["components"]["schemas"]["Answer"]["properties"]["file"]["examples"]
 
