@@ -55,6 +55,22 @@ class Metrics:
         self.waiting = Gauge(
             "tellapart_waiting_pictures", "Pictures taken and not answered yet.", registry=into
         )
+        self._watching(into)
+        self.reloads = Counter(
+            "tellapart_model_reloads",
+            "New files in the place of a classifier, taken up or refused.",
+            ["model", "outcome"],
+            registry=into,
+        )
+
+    def _watching(self, into: CollectorRegistry) -> None:
+        """What arrives, beside what is usual; and who was told of it."""
+        self.callbacks = Counter(
+            "tellapart_callbacks",
+            "Attempts to tell somebody of an audit: delivered, put off, given up.",
+            ["outcome"],
+            registry=into,
+        )
         self.watched = Counter(
             "tellapart_watched_pictures",
             "Different pictures answered: seen, and of these unsure, strange (looks like no "
@@ -78,18 +94,6 @@ class Metrics:
             "tellapart_watch_warning",
             "1 while what arrives does not look like what was learned, in this respect.",
             ["model", "what"],
-            registry=into,
-        )
-        self.callbacks = Counter(
-            "tellapart_callbacks",
-            "Attempts to tell somebody of an audit: delivered, put off, given up.",
-            ["outcome"],
-            registry=into,
-        )
-        self.reloads = Counter(
-            "tellapart_model_reloads",
-            "New files in the place of a classifier, taken up or refused.",
-            ["model", "outcome"],
             registry=into,
         )
 
