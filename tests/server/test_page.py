@@ -129,7 +129,11 @@ def test_every_text_is_there_in_both_languages() -> None:
     named = set()
     for path in FILES.glob("*.js"):
         code = re.sub(r"^\s*//.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        named |= set(re.findall(r'"((?:page|class|look|try|review|history|token)\.[\w.]+)"', code))
+        named |= set(
+            re.findall(
+                r'"((?:page|class|look|try|review|history|token|learn|build)\.[\w.]+)"', code
+            )
+        )
     assert {key for key in named if key not in english and f"{key}.other" not in english} == set()
 
 
