@@ -324,9 +324,9 @@ def test_two_runs_at_once(web: Any, pictures: list[bytes], tmp_path: Path) -> No
         (
             ["ftp://h/1.jpg red"],
             BadTable,
-            "LIST has 1 rows that cannot be used: line 1 names a URL that is neither http nor "
-            "https: download it first. Nothing was read. Correct them, or choose other columns "
-            "with --data label=COLUMN or --data split=COLUMN (--data split= takes none).",
+            "LIST has 1 rows that cannot be used: line 1 names a URL of a kind that is not known: "
+            "download it first. Nothing was read. Correct them, or choose other columns with "
+            "--data label=COLUMN or --data split=COLUMN (--data split= takes none).",
         ),
     ],
 )
