@@ -150,12 +150,12 @@ def test_what_only_some_want_is_an_extra() -> None:
     }
     assert extras.keys() == {
         *("train", "log", "postgres", "parquet", "heic", "quantize", "bench", "dev"),
-        *("s3", "gs", "az", "http"),
+        *("s3", "gs", "az", "http", "ray"),
     }
     assert extras["log"] == {"tensorboardx", "mlflow-skinny"}
     assert extras["log"].isdisjoint(extras["train"])
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert "-e '.[train,log,postgres,parquet,s3,gs,az,http,heic,quantize,dev]'" in makefile
+    assert "-e '.[train,log,postgres,parquet,s3,gs,az,http,ray,heic,quantize,dev]'" in makefile
 
 
 def test_torch_is_bounded_and_only_for_training() -> None:

@@ -342,4 +342,4 @@ def test_a_token_opens_what_its_role_allows(serving: Any, opened: Open) -> None:
         page.get_by_label("Token", exact=True).fill(TOKENS["review"])
         page.keyboard.press("Enter")
         page.locator("main").get_by_text("Nothing waits.").wait_for()
-        assert tabs.all_inner_texts() == ["Try", "Review", "History"]
+        assert tabs.all_inner_texts() == ["Try", "Review", "History", "Watch"]
