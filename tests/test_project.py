@@ -149,13 +149,13 @@ def test_what_only_some_want_is_an_extra() -> None:
         for name, lines in project["optional-dependencies"].items()
     }
     assert extras.keys() == {
-        *("train", "log", "postgres", "parquet", "heic", "quantize", "bench", "dev")
+        *("train", "log", "postgres", "parquet", "ray", "heic", "quantize", "bench", "dev")
     }
     assert extras["log"] == {"tensorboardx", "mlflow-skinny"}
     assert extras["log"].isdisjoint(extras["train"])
-    assert "-e '.[train,log,postgres,parquet,heic,quantize,dev]'" in (ROOT / "Makefile").read_text(
-        encoding="utf-8"
-    )
+    assert "-e '.[train,log,postgres,parquet,ray,heic,quantize,dev]'" in (
+        ROOT / "Makefile"
+    ).read_text(encoding="utf-8")
 
 
 def test_torch_is_bounded_and_only_for_training() -> None:
