@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -111,10 +111,7 @@ def predict(
         raise typer.BadParameter("--resume goes on with an output: name it with --out.")
     if out and (show or explain):
         raise typer.BadParameter("--show and --explain draw what is printed: leave --out away.")
-    if engine not in ("local", "ray"):
-        raise typer.BadParameter(f"--engine {engine}: expected local or ray.")
-    if address and engine != "ray":
-        raise typer.BadParameter("--address names a Ray cluster: add --engine ray.")
+    _check_engine(engine, address)
     classifier = Classifier.load(model, chosen_precision(precision), accept)
     inputs = Inputs(pictures, column)
     progress = open_progress(quiet, verbose)
@@ -134,16 +131,14 @@ def predict(
         else:
             draw = _drawer(classifier, pictures, show, explain)
             print_one = _json_line if as_json else _csv_writer() if as_csv else _text_lines
-            n = failed = 0
             total = inputs.count() if progress.shows_bars else None
-            with progress.bar("Predicting", total, "pictures") as advance:
-                for prediction in answering.stream(inputs, top or TOP, not unordered):
-                    print_one(prediction)
-                    draw(prediction)
-                    n += 1
-                    failed += prediction.error is not None
-                    advance(1)
+            answers = answering.stream(inputs, top or TOP, not unordered)
+            n, failed = _print_all(answers, print_one, draw, total, progress)
     tell_not_entered(inputs.set_aside, progress)
+    _check_any(n, failed, pictures)
+
+
+def _check_any(n: int, failed: int, pictures: list[str]) -> None:
     if not n:
         raise NoReadablePicture(
             f"There are no pictures below {', '.join(pictures)}. Expected files, folders that hold "
@@ -154,6 +149,32 @@ def predict(
             f"None of the {n} pictures could be read. Expected picture files, folders "
             f"or patterns; the reason for each stands beside it. Check the paths and the files."
         )
+
+
+def _check_engine(engine: str, address: str | None) -> None:
+    if engine not in ("local", "ray"):
+        raise typer.BadParameter(f"--engine {engine}: expected local or ray.")
+    if address and engine != "ray":
+        raise typer.BadParameter("--address names a Ray cluster: add --engine ray.")
+
+
+def _print_all(
+    answers: Iterable[Prediction],
+    print_one: Callable[[Prediction], None],
+    draw: Callable[[Prediction], object],
+    total: int | None,
+    progress: Progress,
+) -> tuple[int, int]:
+    """Print each answer, and draw it where that was asked for; return answers and errors."""
+    n = failed = 0
+    with progress.bar("Predicting", total, "pictures") as advance:
+        for prediction in answers:
+            print_one(prediction)
+            draw(prediction)
+            n += 1
+            failed += prediction.error is not None
+            advance(1)
+    return n, failed
 
 
 def _opened(

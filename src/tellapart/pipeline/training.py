@@ -135,45 +135,60 @@ def train(
             progress.say(note)
         with progress.stage("features"):
             found = look(source, stand, progress)
-        catalog, features = _readable(source, found.values, found.unreadable)
-        run = ranks.lead(lambda: _open_run(source, catalog, target, resume, progress))
-        with _remembered(run, began, progress) as ending:
-            material = Material(
-                catalog=catalog,
-                features=features,
-                recipe=source.recipe,
-                extractor=stand.extractor,
-                weights=stand.weights,
-                device=stand.device,
-                progress=progress,
-                history=_open_history(source, run, progress),
-                run=run,
-                deadline=_deadline(source.recipe, began),
-                resume=resume,
-                head=inputs.head_of(source.start, catalog.classes) if source.start else None,
-            )
-            with progress.stage("fit"):
-                learned = learn(material)
-            with progress.stage("score"):
-                folded = score_by_folds(material) if source.recipe.data.folds else None
-
-            def finish() -> TrainResult:
-                with progress.stage("score"):
-                    judgement = judge_classifier(material, learned, folded)
-                result = make_result(material, judgement, target, found.n_computed, source.notes)
-                with progress.stage("write"):
-                    manifest = make_manifest(result, material, judgement)
-                    write(result, manifest, material, judgement, stand.frozen)
-                return result
-
-            result = ranks.tell(finish)
-            ending.accuracy = result.accuracy()
-            material.history.close()
+        result = _learn_and_write(source, stand, found, target, began, resume, progress)
         if ranks.first_at_home:
             prune()
     names = ("features", "fit", "total")
     seconds = ranks.tell(lambda: {name: round(progress.seconds[name], 3) for name in names})
     return replace(result, seconds=seconds)
+
+
+def _learn_and_write(
+    source: Source,
+    stand: Stand,
+    found: Computed,
+    target: Path,
+    began: float,
+    resume: bool,
+    progress: Progress,
+) -> TrainResult:
+    """Run the phases on what was looked at, judge what they made, and write it."""
+    ranks = stand.extractor.ranks
+    catalog, features = _readable(source, found.values, found.unreadable)
+    run = ranks.lead(lambda: _open_run(source, catalog, target, resume, progress))
+    with _remembered(run, began, progress) as ending:
+        material = Material(
+            catalog=catalog,
+            features=features,
+            recipe=source.recipe,
+            extractor=stand.extractor,
+            weights=stand.weights,
+            device=stand.device,
+            progress=progress,
+            history=_open_history(source, run, progress),
+            run=run,
+            deadline=_deadline(source.recipe, began),
+            resume=resume,
+            head=inputs.head_of(source.start, catalog.classes) if source.start else None,
+        )
+        with progress.stage("fit"):
+            learned = learn(material)
+        with progress.stage("score"):
+            folded = score_by_folds(material) if source.recipe.data.folds else None
+
+        def finish() -> TrainResult:
+            with progress.stage("score"):
+                judgement = judge_classifier(material, learned, folded)
+            result = make_result(material, judgement, target, found.n_computed, source.notes)
+            with progress.stage("write"):
+                manifest = make_manifest(result, material, judgement)
+                write(result, manifest, material, judgement, stand.frozen)
+            return result
+
+        result: TrainResult = ranks.tell(finish)
+        ending.accuracy = result.accuracy()
+        material.history.close()
+        return result
 
 
 @dataclass(frozen=True, eq=False)
