@@ -56,12 +56,18 @@
     │   ├── NotSafeToServe       111   others could reach it, and no tokens are set
     │   ├── BadTokens            112   tokens that cannot be read or are too short
     │   ├── BadDatabase          113   records can be neither read nor written there
-    │   └── BadModels            114   two classifiers would have the same name
+    │   ├── BadModels            114   two classifiers would have the same name
+    │   ├── BadHosts             120   hosts for pictures or callbacks that cannot be understood
+    │   └── NoSecret             121   nothing to sign callbacks with
     ├── StoreError           pictures, tables, classifiers and results that lie in a store
     │   ├── StoreNotReached      123   no answer, or a connection that kept breaking
     │   ├── StoreRefused         124   credentials lack, or do not allow it
     │   ├── BadShards            125   tar, Parquet or Arrow files of pictures that cannot be used
     │   └── BadAddress           126   an address that is not known, or must not be used
+    ├── RanksError           training on several processes
+    │   ├── RanksDisagree        127   they have other pictures, recipes, weights or versions
+    │   ├── RankLost             128   a process ended before the others
+    │   └── NotForRanks          129   several processes cannot do this, or not here
     ├── RayError             prediction on Ray
     │   ├── ClusterNotReached    131   no Ray cluster answers at the address, or none starts here
     │   └── WorkersLost          132   workers cannot start, or die again and again

@@ -173,8 +173,10 @@ def _learn_and_write(
         )
         with progress.stage("fit"):
             learned = learn(material)
-        with progress.stage("score"):
-            folded = score_by_folds(material) if source.recipe.data.folds else None
+        folded = None
+        if source.recipe.data.folds:
+            with progress.stage("score"):
+                folded = score_by_folds(material)
 
         def finish() -> TrainResult:
             with progress.stage("score"):
