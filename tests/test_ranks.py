@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tellapart
@@ -41,6 +41,7 @@ digests = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(digests, st.integers(1, 9))
 def test_one_more_rank_takes_from_the_others_and_moves_nothing_else(
     pictures: list[bytes], size: int
@@ -60,6 +61,7 @@ def test_shares_are_even() -> None:
     assert abs(counts - 1500).max() < 150
 
 
+@settings(deadline=None)
 @given(digests, st.sampled_from([(0, 0, 0), (0, 1, 2), (0, 0, 2), (0, 1, 0)]))
 def test_every_picture_of_a_batch_is_learned_from_once(
     pictures: list[bytes], homes: tuple[int, ...]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
@@ -42,6 +42,7 @@ def test_the_chance_is_exact_for_thresholds_taken_from_old_pictures() -> None:
         assert share == pytest.approx(highest, abs=4 * (highest / trials) ** 0.5 + 1e-9)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.data())
 def test_the_chance_is_never_below_fishers(n_old: int, n_new: int, data: st.DataObject) -> None:
     """Where the threshold is no old value, it errs on the side of silence."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -195,6 +195,7 @@ def test_a_moved_head_that_needs_not_move_stays() -> None:
     assert np.abs(weight - head[0]).max() < 0.1 and np.abs(bias).max() < 0.1
 
 
+@settings(deadline=None)
 @given(
     arrays(np.float32, (12, 3), elements=st.floats(0.0625, 1, width=32)),
     arrays(np.float32, (12, 3), elements=st.floats(0.0625, 1, width=32)),
