@@ -39,16 +39,40 @@ from tellapart.server.schemas import (
     Predicted,
     Ranked,
 )
-from tellapart.server.service import BINARY, ModelName, Parts, Service, may, new_router
+from tellapart.server.service import (
+    FILES,
+    ModelName,
+    Parts,
+    Service,
+    may,
+    new_router,
+    takes_form,
+)
 from tellapart.server.settings import Thumbnails
 from tellapart.server.tokens import Token
 
-_FILES = {"type": "array", "items": BINARY, "minItems": 1}
 _URLS = {
     "type": "array",
     "items": {"type": "string", "format": "uri"},
     "description": "Where pictures are fetched from, if the operator allows those hosts; in order "
     "with those that are sent.",
+}
+_AUDITED = {
+    "file": FILES,
+    "url": _URLS,
+    "callback": {
+        "type": "string",
+        "format": "uri",
+        "maxLength": 2000,
+        "description": "Also post the answer there, signed, where the operator allows its host.",
+    },
+    "declared": {
+        "type": "array",
+        "items": {"type": "string", "maxLength": 1000},
+        "minItems": 1,
+        "description": "The class of each file, in the same order; or once, for all of them.",
+        "example": ["rose"],
+    },
 }
 
 log = logging.getLogger("tellapart.server")
@@ -57,22 +81,7 @@ router = new_router()
 
 @router.post(
     "/v1/predict",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"file": _FILES, "url": _URLS},
-                        "additionalProperties": False,
-                    }
-                },
-                "image/*": {"schema": BINARY},
-                "application/octet-stream": {"schema": BINARY},
-            },
-        }
-    },
+    openapi_extra=takes_form({"file": FILES, "url": _URLS}, or_picture=True),
     dependencies=[may("predict")],
 )
 async def predict(
@@ -101,39 +110,7 @@ async def predict(
 
 @router.post(
     "/v1/audit",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {
-                            "file": _FILES,
-                            "url": _URLS,
-                            "callback": {
-                                "type": "string",
-                                "format": "uri",
-                                "maxLength": 2000,
-                                "description": "Also post the answer there, signed, where the "
-                                "operator allows its host.",
-                            },
-                            "declared": {
-                                "type": "array",
-                                "items": {"type": "string", "maxLength": 1000},
-                                "minItems": 1,
-                                "description": "The class of each file, in the same order; or "
-                                "once, for all of them.",
-                                "example": ["rose"],
-                            },
-                        },
-                        "required": ["declared"],
-                        "additionalProperties": False,
-                    }
-                }
-            },
-        }
-    },
+    openapi_extra=takes_form(_AUDITED, required=["declared"]),
 )
 async def audit(
     request: Request,

@@ -41,7 +41,15 @@ from tellapart.server.schemas import (
     TrainBuild,
     Tried,
 )
-from tellapart.server.service import BINARY, Parts, Service, may, new_router
+from tellapart.server.service import (
+    BINARY,
+    FILES,
+    Parts,
+    Service,
+    may,
+    new_router,
+    takes_form,
+)
 from tellapart.server.settings import Builds
 
 BuildId = Annotated[str, InPath(pattern="^[0-9a-f]{32}$")]
@@ -172,21 +180,7 @@ async def delete_build(id: BuildId, service: Parts) -> None:
 @router.post(
     "/v1/builds/{id}/pictures",
     dependencies=admin,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"file": {"type": "array", "items": BINARY, "minItems": 1}},
-                        "required": ["file"],
-                        "additionalProperties": False,
-                    }
-                }
-            },
-        }
-    },
+    openapi_extra=takes_form({"file": FILES}, required=["file"]),
 )
 async def add_pictures(id: BuildId, label: Label, request: Request, service: Parts) -> Added:
     """Add pictures to a class, which is made by its first one."""

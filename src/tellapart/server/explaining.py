@@ -20,7 +20,7 @@ from tellapart.server.batching import Workers
 from tellapart.server.models import Model
 from tellapart.server.refusing import Refused
 from tellapart.server.schemas import Explained
-from tellapart.server.service import BINARY, ModelName, Parts, may, new_router
+from tellapart.server.service import BINARY, ModelName, Parts, may, new_router, takes_form
 
 # Enough of a picture to tell its shape by.
 SHAPE_PX = 256
@@ -32,23 +32,7 @@ router = new_router()
 
 @router.post(
     "/v1/explain",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"file": BINARY},
-                        "required": ["file"],
-                        "additionalProperties": False,
-                    }
-                },
-                "image/*": {"schema": BINARY},
-                "application/octet-stream": {"schema": BINARY},
-            },
-        }
-    },
+    openapi_extra=takes_form({"file": BINARY}, required=["file"], or_picture=True),
     dependencies=[may("predict")],
 )
 async def explain(

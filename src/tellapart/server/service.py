@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from tellapart.server.tokens import Role, Token
 from tellapart.server.writing import Writer
 
 BINARY = {"type": "string", "format": "binary"}
+FILES = {"type": "array", "items": BINARY, "minItems": 1}
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error, "description": why}
@@ -95,3 +97,23 @@ def new_router() -> APIRouter:
     """Return a router for routes of the API: their refusals and tokens stand in OpenAPI."""
     # The gate has read the header already.
     return APIRouter(responses=_REFUSALS, dependencies=[Depends(HTTPBearer(auto_error=False))])
+
+
+def takes_form(
+    fields: dict[str, Any], required: Sequence[str] = (), or_picture: bool = False
+) -> dict[str, Any]:
+    """Describe a form that a route reads by itself, as `openapi_extra`.
+
+    or_picture: one picture as the whole body will do, too.
+    """
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": fields,
+        "additionalProperties": False,
+    }
+    if required:
+        schema["required"] = list(required)
+    content: dict[str, Any] = {"multipart/form-data": {"schema": schema}}
+    if or_picture:
+        content |= {kind: {"schema": BINARY} for kind in ("image/*", "application/octet-stream")}
+    return {"requestBody": {"required": True, "content": content}}
