@@ -303,6 +303,20 @@ def _complete(
     return splits
 
 
+def scored_split(splits: NDArray[np.str_]) -> str | None:
+    """Return which of these splits (N,) scores: test where there is one, else valid, else none."""
+    present = set(splits.tolist())
+    return next((split for split in ("test", "valid") if split in present), None)
+
+
+def teaching_counts(catalog: Catalog) -> NDArray[np.int64]:
+    """Count the different pictures (K,) of each class that may teach: all but what is scored."""
+    teaches = catalog.splits != (scored_split(catalog.splits) or "none")
+    picture = np.unique(catalog.digests[teaches], return_inverse=True)[1]
+    different = np.unique(np.stack([catalog.labels[teaches], picture]), axis=1)
+    return np.bincount(different[0], minlength=len(catalog.classes))
+
+
 def _check_enough(catalog: Catalog) -> None:
     """Refuse classes with too few pictures that may teach: all but the side that is scored."""
     given = set(catalog.splits.tolist())
@@ -312,14 +326,9 @@ def _check_enough(catalog: Catalog) -> None:
             f"from. Expected class folders in {catalog.root / 'train'}. Nothing was trained. "
             f"Add them, or name the folder to learn from train."
         )
-    scored = next((split for split in ("test", "valid") if split in given), None)
-    teaches = catalog.splits != scored
-    picture = np.unique(catalog.digests[teaches], return_inverse=True)[1]
-    different = np.unique(np.stack([catalog.labels[teaches], picture]), axis=1)
-    counts = np.bincount(different[0], minlength=len(catalog.classes))
     few = [
         f"{name!r} ({count})"
-        for name, count in zip(catalog.classes, counts, strict=True)
+        for name, count in zip(catalog.classes, teaching_counts(catalog), strict=True)
         if count < MIN_TO_LEARN
     ]
     if few:

@@ -13,7 +13,7 @@ from tellapart.bundle.bundle import Bundle
 from tellapart.bundle.manifest import Manifest
 from tellapart.data.catalog import Catalog
 from tellapart.data.reading import AnyData, read_catalog
-from tellapart.data.splitting import MIN_TO_LEARN
+from tellapart.data.splitting import MIN_TO_LEARN, scored_split, teaching_counts
 from tellapart.errors import BadCorrections, listed
 from tellapart.inference.sorting import key, safe_name
 from tellapart.pipeline.unlabelled import look, open_eyes
@@ -45,12 +45,6 @@ class Corrected:
     def n_new(self) -> int:
         """How many pictures it did not carry."""
         return int((~self.old).sum())
-
-
-def scoring(splits: NDArray[np.str_]) -> str | None:
-    """Return which of these splits scores, and teaches nothing; None where none does."""
-    present = set(splits.tolist())
-    return next((split for split in ("test", "valid") if split in present), None)
 
 
 def add_corrections(bundle: Bundle, data: AnyData, relabel: bool, progress: Progress) -> Corrected:
@@ -175,7 +169,7 @@ def _joined(
     for row, digest in enumerate(kept.digests.tolist()):
         if digest in moved:
             now[row] = number[moved[digest]]
-    held_out = scoring(kept.splits) or "valid"
+    held_out = scored_split(kept.splits) or "valid"
     sides = [held_out if side in ("valid", "test") else "train" for side in chosen.splits]
     catalog = Catalog(
         root=given.root,
@@ -196,7 +190,7 @@ def _joined(
         features=np.concatenate([kept.features, features[able]]),
         old=np.arange(len(catalog)) < len(before),
         old_labels=before,
-        corrections=np.flatnonzero(changed & (catalog.splits != scoring(catalog.splits))),
+        corrections=np.flatnonzero(changed & (catalog.splits != scored_split(catalog.splits))),
         new_classes=tuple(name for name in classes if name not in set(manifest.classes)),
         n_known=0,
         n_relabelled=len(moved),
@@ -223,14 +217,13 @@ def _look(
 
 def _too_few(found: Corrected) -> list[str]:
     """Name classes that have too few different pictures to learn from."""
-    catalog = found.catalog
-    teaches = catalog.splits != scoring(catalog.splits)
-    few = []
-    for label, name in enumerate(catalog.classes):
-        own = (catalog.labels == label) & teaches
-        n = len(np.unique(catalog.digests[own]))
-        if n < MIN_TO_LEARN:
-            few.append(f"{name!r} ({n}{', new' if name in found.new_classes else ''})")
+    few = [
+        f"{name!r} ({n}{', new' if name in found.new_classes else ''})"
+        for name, n in zip(
+            found.catalog.classes, teaching_counts(found.catalog).tolist(), strict=True
+        )
+        if n < MIN_TO_LEARN
+    ]
     if not few:
         return []
     return [f"fewer than {MIN_TO_LEARN} different readable pictures to learn from: {listed(few)}"]

@@ -24,6 +24,7 @@ from tellapart.bundle.quantization import MAX_CALIBRATION, quantised
 from tellapart.data.catalog import Catalog
 from tellapart.data.pixels import Pixels, decode_many, read_pixels
 from tellapart.data.reading import AnyData, read_catalog
+from tellapart.data.splitting import scored_split
 from tellapart.errors import (
     CannotExport,
     ExportDisagrees,
@@ -183,7 +184,7 @@ def quantize(
     catalog = read_catalog(data, progress, min_classes=1)
     splits = _sides(bundle, catalog)
     taught = np.flatnonzero(splits == "train")
-    split = next((name for name in ("test", "valid") if (splits == name).any()), None)
+    split = scored_split(splits)
     scored = np.flatnonzero(splits == split) if split else np.arange(len(catalog))
     rows = spread((taught if len(taught) else np.arange(len(catalog))).tolist(), MAX_CALIBRATION)
     pictures, _ = _pixels(bundle, [str(catalog.paths[row]) for row in rows])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tellapart.data.fetching import check_picture
 from tellapart.errors import UnreadablePicture
-from tellapart.files import output_error, write_atomically
+from tellapart.files import check_writable, output_error, write_atomically
 from tellapart.inference.sorting import safe_name
 from tellapart.server.records import Records
 from tellapart.server.settings import Reviews
@@ -116,7 +116,6 @@ def check_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(folder / ".probe", b"", CURE)
-        (folder / ".probe").unlink()
     except OSError as error:
         raise output_error(folder, error, CURE) from error
+    check_writable(folder / "probe", CURE)

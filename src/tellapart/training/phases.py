@@ -18,7 +18,7 @@ from tellapart.backbones.extractor import Extractor
 from tellapart.backbones.ranks import Ranks
 from tellapart.backbones.weights import Weights
 from tellapart.data.catalog import Catalog
-from tellapart.data.splitting import leaked
+from tellapart.data.splitting import leaked, scored_split
 from tellapart.errors import BadRecipe, MissingExtra
 from tellapart.progress import Progress
 from tellapart.training.history import History, PhaseRecord
@@ -68,8 +68,7 @@ class Material:
         """The split that scores: test where there is one, else valid; None where folds do."""
         if self.recipe.data.folds is not None:
             return None
-        present = set(self.catalog.splits.tolist())
-        return next((name for name in ("test", "valid") if name in present), None)
+        return scored_split(self.catalog.splits)
 
     @cached_property
     def leaked(self) -> NDArray[np.bool_]:

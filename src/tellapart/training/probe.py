@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.backbones.ranks import free_mb
 from tellapart.progress import Progress
 
 Floats = NDArray[np.float32]
@@ -162,16 +163,8 @@ def available_mb() -> float:
 
     Where nothing tells, 4000.
     """
-    found = [free for read in (_free_of_system, _free_of_container) if (free := read()) is not None]
+    found = [free for read in (free_mb, _free_of_container) if (free := read()) is not None]
     return min(found, default=4000.0)
-
-
-def _free_of_system() -> float | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1e3
-    except (OSError, ValueError, StopIteration):
-        return None
 
 
 def _free_of_container() -> float | None:
