@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,19 +106,31 @@ class Slow:
         self.killed: list[int] = []
 
     def kill_its_readers(self, n: int) -> None:
-        """Kill the first n processes that read it, each as it waits; give the next the picture."""
-        for _ in range(n):
-            with self.path.open("wb"):  # Waits until somebody reads.
+        """Kill the first n processes that read it, each as it waits; give all others the picture.
+
+        The pipe stays open all the while: without a writer the next reader would find it empty.
+        """
+        with self.path.open("wb", buffering=0) as pipe:  # Waits until somebody reads.
+            for _ in range(n):
                 pid = self._reader()
                 os.kill(pid, signal.SIGKILL)
                 self.killed.append(pid)
                 while self._reads(pid):
                     time.sleep(0.01)
-        self.path.write_bytes(self._content)
+            # Whoever comes, and comes again, finds a file; who waits already gets it here.
+            whole = self.path.with_suffix(".whole")
+            whole.write_bytes(self._content)
+            whole.replace(self.path)
+            with suppress(BrokenPipeError):
+                pipe.write(self._content)
 
     def _reader(self) -> int:
-        pids = (int(one.name) for one in Path("/proc").iterdir() if one.name.isdecimal())
-        return next(pid for pid in pids if pid != os.getpid() and self._reads(pid))
+        while True:
+            pids = (int(one.name) for one in Path("/proc").iterdir() if one.name.isdecimal())
+            found = [pid for pid in pids if pid != os.getpid() and self._reads(pid)]
+            if found:
+                return found[0]
+            time.sleep(0.01)
 
     def _reads(self, pid: int) -> bool:
         try:
