@@ -121,36 +121,16 @@ def draw(found: dict[str, dict[int, list[tuple[float, float]]]], path: Path) -> 
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--work", type=Path, help="folder to keep pictures and figures in")
-    parser.add_argument("--quick", action="store_true", help="only try the script out")
-    given = parser.parse_args()
-    if given.quick:
-        given.sizes, given.repeats = [60, 120], 1
-    machine = describe()
-    with tempfile.TemporaryDirectory() as name:
-        root = given.work or Path(name)
-        root.mkdir(exist_ok=True)
-        prepare(root, given.sizes)
-        kept = root / "measured.json"
-        lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
-        done = {tuple(json.loads(line)[:3]): json.loads(line)[3:] for line in lines}
-        for repeat in range(given.repeats):
-            for n in given.sizes:
-                for stage in STAGES:
-                    if (stage, n, repeat) not in done:
-                        print(f"{stage}, {n} pictures ...", file=sys.stderr)
-                        done[stage, n, repeat] = list(measured(root, n, stage, repeat))
-                        with kept.open("a", encoding="utf-8") as file:
-                            line = [stage, n, repeat, *done[stage, n, repeat]]
-                            file.write(json.dumps(line) + "\n")
-        given.work = None  # Nothing that names one machine.
-    found: dict[str, dict[int, list[tuple[float, float]]]] = {stage: {} for stage in STAGES}
-    for (stage, n, _), (seconds, peak_mb) in sorted(done.items()):
-        found[stage].setdefault(n, []).append((seconds, peak_mb))
+def sizes_up_to(most: int) -> list[int]:
+    """Return two numbers of pictures or more, by tens up to the most."""
+    sizes = [most]
+    while sizes[0] >= 10_000:
+        sizes.insert(0, sizes[0] // 10)
+    return sizes if len(sizes) > 1 else [most // 2, most]
+
+
+def as_figures(found: dict[str, dict[int, list[tuple[float, float]]]]) -> list[Figure]:
+    """Seconds and peaks by stage and size, and what one picture more costs of each."""
     figures = []
     for stage, by_size in found.items():
         for n, values in by_size.items():
@@ -168,9 +148,44 @@ def main() -> None:
         flat = FLAT if stage != "probe" else None
         peaks = [b[1] / a[1] for a, b in pairs]
         figures.append(Figure(f"{stage}: peak at {many} / at {few}", peaks, at_most=flat))
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    most = "the most pictures; fewer by tens, down to 1000, are measured too; default 10 000"
+    parser.add_argument("--n", type=int, default=10_000, help=most)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="folder to keep pictures and figures in")
+    parser.add_argument("--quick", action="store_true", help="only try the script out")
+    given = parser.parse_args()
+    if given.quick:
+        given.n, given.repeats = 120, 1
+    sizes = sizes_up_to(given.n)
+    machine = describe()
+    with tempfile.TemporaryDirectory() as name:
+        root = given.work or Path(name)
+        root.mkdir(exist_ok=True)
+        prepare(root, sizes)
+        kept = root / "measured.json"
+        lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+        done = {tuple(json.loads(line)[:3]): json.loads(line)[3:] for line in lines}
+        for repeat in range(given.repeats):
+            for n in sizes:
+                for stage in STAGES:
+                    if (stage, n, repeat) not in done:
+                        print(f"{stage}, {n} pictures ...", file=sys.stderr)
+                        done[stage, n, repeat] = list(measured(root, n, stage, repeat))
+                        with kept.open("a", encoding="utf-8") as file:
+                            line = [stage, n, repeat, *done[stage, n, repeat]]
+                            file.write(json.dumps(line) + "\n")
+        given.work = None  # Nothing that names one machine.
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {stage: {} for stage in STAGES}
+    for (stage, n, _), (seconds, peak_mb) in sorted(done.items()):
+        found[stage].setdefault(n, []).append((seconds, peak_mb))
     if not given.quick:
         draw(found, RESULTS / "scale.png")
-    report("scale", machine, given, figures)
+    report("scale", machine, given, as_figures(found))
 
 
 if __name__ == "__main__":

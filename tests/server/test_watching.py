@@ -14,8 +14,6 @@ from PIL import Image
 
 from tellapart.evaluation.watching import LOOK_EVERY
 
-CHROMIUM = Path("/usr/bin/chromium")
-
 
 def png(pixels: np.ndarray) -> bytes:
     """One picture as a file."""
@@ -62,7 +60,9 @@ def test_pictures_of_another_kind_warn_and_a_restart_remembers_audits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The warning stands in the API, the metrics and the log; after a restart from audits too."""
+    # As it is before a server of this process has sent it to standard error.
     monkeypatch.setattr(logging.getLogger("tellapart.server"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("tellapart.server"), "handlers", [])
     with serving(models=(trained.bundle,), accept=None) as client:
         send(client, own(trained.data, LOOK_EVERY))
         (before,) = client.get("/v1/watch").json()
@@ -112,19 +112,9 @@ def test_each_classifier_is_watched_by_itself(
 
 
 @pytest.mark.slow
-def test_the_page_shows_what_arrived_and_warns(serving: Any, trained: Any) -> None:
+def test_the_page_shows_what_arrived_and_warns(serving: Any, trained: Any, browser: Any) -> None:
     """Charts with their numbers in words, the warning on top; the browser complains of nothing."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip(f"There is no {CHROMIUM}")
-    with (
-        serving(models=(trained.bundle,), accept=None) as client,
-        sync_api.sync_playwright() as playwright,
-    ):
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM),
-            args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+    with serving(models=(trained.bundle,), accept=None) as client:
         page = browser.new_page(locale="en-GB")
         wrong: list[str] = []
         page.on("console", lambda message: wrong.append(message.text))
@@ -141,5 +131,5 @@ def test_the_page_shows_what_arrived_and_warns(serving: Any, trained: Any) -> No
         assert page.get_by_role("img", name="Verdicts: ").count() == 1
         page.get_by_text("All numbers").click()
         assert "100" in page.get_by_role("region", name="All numbers").inner_text()
-        browser.close()
+        page.close()
     assert wrong == []
