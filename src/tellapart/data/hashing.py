@@ -9,16 +9,15 @@ been changed when it was read is not kept (git calls such an entry racy).
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import time
-import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +27,27 @@ from tellapart.errors import OutputError, UnreadablePicture
 from tellapart.files import ELSEWHERE_KEPT, cache_folder, output_error, write_atomically
 from tellapart.progress import Progress
 
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
 DIGEST_BYTES = 16
 # No clock of a file system in use ticks slower: that of FAT does once in two seconds.
 TICK_NS = 2_000_000_000
 # A task for each of a million files would take a gigabyte.
 CHUNK = 64
+# Files whose facts and hashes are in memory at one time.
+BATCH = 8192
 # Of the layout of what is kept; another number finds nothing of this one.
-LAYOUT = 1
+LAYOUT = 2
+# Another run writes a batch in less.
+WAIT_S = 5.0
+TABLES = """
+CREATE TABLE IF NOT EXISTS folders (id INTEGER PRIMARY KEY, path BLOB UNIQUE);
+CREATE TABLE IF NOT EXISTS files (
+    folder INTEGER, name BLOB, device INTEGER, inode INTEGER, size INTEGER, content_ns INTEGER,
+    status_ns INTEGER, digest BLOB, checksum INTEGER, PRIMARY KEY (folder, name)
+) WITHOUT ROWID;
+"""
 # Elsewhere the time of status is that of making the file, and says nothing.
 KEEPS = os.name == "posix"
 
@@ -59,76 +72,276 @@ def hash_files(
     root: where they lie, which is what the hashes are kept under; None: they are loose files, or
         not all that lie there, and nothing is kept. What cannot be kept is no error.
     """
-    where = cache_folder() / "scans" / _name(root) if KEEPS and root is not None else None
-    kept = _load(where) if where else None
-    digests = np.zeros((len(paths), DIGEST_BYTES), dtype=np.uint8)
-    facts = np.zeros((len(paths), len(_NO_FACTS)), dtype=np.int64)
-    known = np.zeros(len(paths), dtype=bool)
-    # Looked for in all paths at once: mostly, all are files of this machine.
-    whole = "\0".join(paths)
-    far = "://" in whole or "#" in whole
-    there = _facts_in_stores(paths) if far else {}
-    if kept is not None:
-        facts[:] = [_facts(path) for path in paths]
-        for row in [row for row, path in enumerate(paths) if path in there] if there else ():
-            facts[row] = there[paths[row]]
-        known = kept.find(paths, facts, digests)
+    digests = np.zeros(len(paths), dtype="S32")
     unreadable: dict[int, str] = {}
-    rows = np.flatnonzero(~known).tolist()
-    with progress.bar("Reading files", len(rows), "files") as advance:
-        for row, digest, seen in _read(paths, rows, advance, far):
-            facts[row] = there.get(paths[row], seen)
+    # Files of one folder after the other, as stores are asked and what is kept is found by folder.
+    order = sorted(range(len(paths)), key=paths.__getitem__)
+    with (
+        Hashes(root, progress) as hashes,
+        progress.bar("Reading files", len(paths), "files") as advance,
+    ):
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            found, errors = hashes.of([paths[row] for row in rows], advance)
+            digests[rows] = found
+            unreadable |= {rows[row]: why for row, why in errors.items()}
+    return digests, dict(sorted(unreadable.items()))
+
+
+class Hashes:
+    """The hashes of the files below one folder, kept between runs; open it by `with`.
+
+    root: as in `hash_files`.
+    """
+
+    def __init__(self, root: Path | None, progress: Progress) -> None:
+        self._kept = _Kept.open(root, progress) if root is not None and KEEPS else None
+        # What a store said of the last folder: its files may come in several batches.
+        self._listed: tuple[str, dict[str, Facts]] = ("", {})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._kept:
+            self._kept.close()
+
+    def of(
+        self, paths: Sequence[str], advance: Callable[[int], None] = lambda _: None
+    ) -> tuple[NDArray[np.bytes_], dict[int, str]]:
+        """Return the same as `hash_files` for some files, best those of one folder at a time."""
+        digests = np.zeros((len(paths), DIGEST_BYTES), dtype=np.uint8)
+        unreadable: dict[int, str] = {}
+        # Looked for in all paths at once: mostly, all are files of this machine.
+        whole = "\0".join(paths)
+        far = "://" in whole or "#" in whole
+        there = self._facts_in_stores(paths) if far else {}
+        known = self._find(paths, there)
+        for row, kept in known.items():
+            digests[row] = np.frombuffer(kept, dtype=np.uint8)
+        advance(len(known))
+        rows = (
+            [row for row in range(len(paths)) if row not in known] if known else range(len(paths))
+        )
+        settled: list[tuple[str, Facts, bytes]] = []
+        for row, digest, seen in self._read(paths, rows, advance, far):
             if isinstance(digest, UnreadablePicture):
-                facts[row], unreadable[row] = _NO_FACTS, str(digest)
+                unreadable[row] = str(digest)
             elif isinstance(digest, OSError):
                 unreadable[row] = f"cannot be opened ({digest.strerror or digest})"
             else:
                 digests[row] = np.frombuffer(digest, dtype=np.uint8)
-    if where and root and rows and len(unreadable) < len(rows):
-        _save(where, root, paths, facts, digests, progress)
-    return np.frombuffer(digests.tobytes().hex().encode(), dtype="S32"), unreadable
+                facts = there.get(paths[row], seen)
+                if facts != _NO_FACTS:
+                    settled.append((paths[row], facts, digest))
+        if self._kept and settled:
+            self._kept.keep(settled)
+        return np.frombuffer(digests.tobytes().hex().encode(), dtype="S32"), unreadable
 
+    def _find(self, paths: Sequence[str], there: dict[str, Facts]) -> dict[int, bytes]:
+        """Return the hashes that are kept of files that are as they were, by row."""
+        if self._kept is None or self._kept.was_empty:
+            return {}
+        folders: dict[str, list[int]] = {}
+        for row, path in enumerate(paths):
+            folders.setdefault(path.rpartition("/")[0], []).append(row)
+        found: dict[int, bytes] = {}
+        for folder, rows in folders.items():
+            kept = self._kept.find(folder, [paths[row] for row in rows])
+            for row in rows:
+                path = paths[row]
+                if path in kept:
+                    facts, digest = kept[path]
+                    if facts == (there.get(path) or _facts(path)):
+                        found[row] = digest
+        return found
 
-@dataclass(frozen=True, eq=False)
-class _Kept:
-    """What was known of M files: names joined by zero bytes, facts (M, 5), digests (M, 16)."""
+    def _read(
+        self, paths: Sequence[str], rows: Sequence[int], advance: Callable[[int], None], far: bool
+    ) -> Iterator[Found]:
+        """Hash the files of these rows; hashing releases the interpreter lock, so threads help."""
+        # Of a store most of the time is waiting: more at one time, and less of it in one task.
+        n, threads = (4, stores.AT_ONCE) if far else (CHUNK, 4)
+        read = _hashed_far if far else _hashed
+        chunks = [rows[start : start + n] for start in range(0, len(rows), n)]
+        with ThreadPoolExecutor(threads) as pool:
+            for results in pool.map(lambda chunk: [read(row, paths[row]) for row in chunk], chunks):
+                yield from results
+                advance(len(results))
 
-    names: bytes
-    facts: NDArray[np.int64]
-    digests: NDArray[np.uint8]
+    def _facts_in_stores(self, paths: Sequence[str]) -> dict[str, Facts]:
+        """Return what stores say of the files in them, by listing their folders.
 
-    def find(
-        self, paths: Sequence[str], facts: NDArray[np.int64], digests: NDArray[np.uint8]
-    ) -> NDArray[np.bool_]:
-        """Fill in the digests (N, 16) of files that are as they were; say which (N,) these are."""
-        if _joined(paths) == self.names:
-            place = np.arange(len(paths))
-        else:
-            # A dict only where files came or went: mostly, none did.
-            rows = {name: row for row, name in enumerate(self.names.split(b"\0"))}
-            place = np.array([rows.get(os.fsencode(path), -1) for path in paths], dtype=np.int64)
-        same = place >= 0
-        same[same] = (self.facts[place[same]] == facts[same]).all(axis=1)
-        same &= facts.any(axis=1)
-        digests[same] = self.digests[place[same]]
-        return same
+        Where a folder is listed for a few files, each is asked for by itself: the folder may be
+        large.
+        """
+        folders: dict[str, list[str]] = {}
+        for path in paths:
+            if stores.is_address(path) and not _is_member(path):
+                folders.setdefault(path.rpartition("/")[0], []).append(path)
+        found: dict[str, Facts] = {}
+        for folder, inside in folders.items():
+            if folder == self._listed[0]:
+                facts = self._listed[1]
+            elif len(inside) < FEW_IN_FOLDER:
+                with ThreadPoolExecutor(stores.AT_ONCE) as pool:
+                    facts = _facts_of([one for one in pool.map(stores.info, inside) if one])
+            else:
+                facts = _facts_of(stores.listed(folder))
+                self._listed = folder, facts
+            found |= {path: facts[path] for path in inside if path in facts}
+        return found
 
 
 Found = tuple[int, bytes | OSError | UnreadablePicture, Facts]
 
 
-def _read(
-    paths: Sequence[str], rows: Sequence[int], advance: Callable[[int], None], far: bool
-) -> Iterator[Found]:
-    """Hash the files of these rows; hashing releases the interpreter lock, so threads help."""
-    # Of a store most of the time is waiting: more at one time, and less of it in one task.
-    n, threads = (4, stores.AT_ONCE) if far else (CHUNK, 4)
-    read = _hashed_far if far else _hashed
-    chunks = [rows[start : start + n] for start in range(0, len(rows), n)]
-    with ThreadPoolExecutor(threads) as pool:
-        for results in pool.map(lambda chunk: [read(row, paths[row]) for row in chunk], chunks):
-            yield from results
-            advance(len(results))
+class _Kept:
+    """Hashes of files in an SQLite file: so many as there may be, in little memory.
+
+    Whatever goes wrong with it, files are only read again.
+    """
+
+    def __init__(self, where: Path, root: Path, progress: Progress) -> None:
+        self._where, self._root, self._progress = where, root, progress
+        self._connection: Connection | None = _connected(where)
+        self._changed = False
+        # Then nothing need be looked for, and no file be asked twice what it is like.
+        self.was_empty = not self._ask("SELECT 1 FROM files LIMIT 1")
+
+    @classmethod
+    def open(cls, root: Path, progress: Progress) -> _Kept | None:
+        """Open what is kept for a folder; None where nothing can be kept, which is told."""
+        import sqlite3
+
+        where = cache_folder() / "scans" / _name(root)
+        try:
+            return cls(where, root, progress)
+        except (OSError, sqlite3.Error) as error:
+            failed = error if isinstance(error, OSError) else OSError(0, str(error))
+            _tell(output_error(where, failed, ELSEWHERE_KEPT), progress)
+            return None
+
+    def find(self, folder: str, paths: Sequence[str]) -> dict[str, tuple[Facts, bytes]]:
+        """Return what is kept of files that lie straight in a folder, by path."""
+        marks = ",".join("?" * len(paths))
+        asked = (
+            "SELECT name, device, inode, size, content_ns, status_ns, digest, checksum FROM files "
+            f"WHERE folder = (SELECT id FROM folders WHERE path = ?) AND name IN ({marks})"
+        )
+        names = {_parted(path)[1]: path for path in paths}
+        values = self._ask(asked, (os.fsencode(folder), *names))
+        return {
+            names[name]: ((device, inode, size, content, status), digest)
+            for name, device, inode, size, content, status, digest, checksum in values
+            if zlib.crc32(name + digest) == checksum
+        }
+
+    def keep(self, files: Sequence[tuple[str, Facts, bytes]]) -> None:
+        """Keep the facts and hashes of files, all or none of them."""
+        folders = [(folder,) for folder in {_parted(path)[0] for path, *_ in files}]
+        self._ask("INSERT OR IGNORE INTO folders (path) VALUES (?)", many=folders)
+        self._ask(
+            "INSERT OR REPLACE INTO files VALUES "
+            "((SELECT id FROM folders WHERE path = ?), ?, ?, ?, ?, ?, ?, ?, ?)",
+            many=[
+                (folder, name, *facts, digest, zlib.crc32(name + digest))
+                for path, facts, digest in files
+                for folder, name in [_parted(path)]
+            ],
+        )
+        self._ask("COMMIT")
+        self._changed = True
+
+    def close(self) -> None:
+        """Say what lies here, for people and `tellapart cache`, and let go of the file."""
+        if self._connection is not None and self._changed:
+            about = {"folder": f"hashes of {self._n_files()} files below {self._root}"}
+            try:
+                write_atomically(self._where / "about.json", json.dumps(about), ELSEWHERE_KEPT)
+            except OutputError as error:
+                _tell(error, self._progress)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _n_files(self) -> int:
+        found = self._ask("SELECT count(*) FROM files")
+        return int(found[0][0]) if found else 0
+
+    def _ask(
+        self, command: str, values: Sequence[object] = (), many: Sequence[Sequence[object]] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Ask SQLite; where it fails, nothing is kept from there on, and what is there goes."""
+        import sqlite3
+
+        if self._connection is None:
+            return []
+        try:
+            if many:
+                if not self._connection.in_transaction:
+                    self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany(command, many)
+                return []
+            return self._connection.execute(command, values).fetchall()
+        except sqlite3.Error as error:
+            self._connection.close()
+            self._connection = None
+            if not isinstance(error, sqlite3.OperationalError):  # It is damaged.
+                with suppress(OSError):
+                    _file(self._where).unlink()
+            failed = output_error(self._where, OSError(0, str(error)), ELSEWHERE_KEPT)
+            _tell(failed, self._progress)
+            return []
+
+
+def _parted(path: str) -> tuple[bytes, bytes]:
+    folder, _, name = os.fsencode(path).rpartition(b"/")
+    return folder, name
+
+
+def _tell(error: OutputError, progress: Progress) -> None:
+    progress.detail(f"{error} The files will be read again next time.")
+
+
+def _file(where: Path) -> Path:
+    return where / "hashes.sqlite"
+
+
+def _connected(where: Path) -> Connection:
+    """Open the SQLite file, made anew where it is none; for reading alone where no more may be.
+
+    Raises:
+        OSError, sqlite3.Error.
+    """
+    import sqlite3
+
+    where.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        os.utime(where)
+    try:
+        return _made(_file(where))
+    except sqlite3.OperationalError:
+        connection = sqlite3.connect(f"{_file(where).absolute().as_uri()}?mode=ro", uri=True)
+        with closing(connection.execute("SELECT count(*) FROM folders")):
+            return connection
+    except sqlite3.DatabaseError:
+        _file(where).unlink()
+        return _made(_file(where))
+
+
+def _made(file: Path) -> Connection:
+    import sqlite3
+
+    connection = sqlite3.connect(file, timeout=WAIT_S, isolation_level=None)
+    try:
+        # A power cut may leave anything in the file: each row's checksum tells, and files are read.
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.executescript(TABLES)
+        connection.execute("SELECT folder, status_ns, checksum FROM files LIMIT 1").fetchall()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def _hashed(row: int, path: str) -> Found:
@@ -172,27 +385,8 @@ def _hashed_far(row: int, path: str) -> Found:
     return row, hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), _NO_FACTS
 
 
-def _facts_in_stores(paths: Sequence[str]) -> dict[str, Facts]:
-    """Return what stores say of the files in them, by listing their folders.
-
-    Where a folder is listed for a few files, each is asked for by itself: the folder may be large.
-    """
-    folders: dict[str, list[str]] = {}
-    for path in paths:
-        if stores.is_address(path) and not _is_member(path):
-            folders.setdefault(path.rpartition("/")[0], []).append(path)
-    found: dict[str, Facts] = {}
-    for folder, inside in folders.items():
-        if len(inside) < FEW_IN_FOLDER:
-            with ThreadPoolExecutor(stores.AT_ONCE) as pool:
-                entries = [one for one in pool.map(stores.info, inside) if one]
-        else:
-            entries = stores.listed(folder)
-        wanted = set(inside)
-        found |= {
-            one.path: (1, *one.facts, 0) for one in entries if one.facts and one.path in wanted
-        }
-    return found
+def _facts_of(entries: Sequence[stores.Entry]) -> dict[str, Facts]:
+    return {one.path: (1, *one.facts, 0) for one in entries if one.facts}
 
 
 def settled_facts(path: str) -> Facts | None:
@@ -226,59 +420,3 @@ def _of(found: os.stat_result) -> Facts:
 def _name(root: Path) -> str:
     key = f"{LAYOUT} {root}".encode(errors="surrogateescape")
     return hashlib.blake2b(key, digest_size=DIGEST_BYTES).hexdigest()
-
-
-def _joined(paths: Sequence[str]) -> bytes:
-    return os.fsencode("\0".join(paths))
-
-
-def _load(where: Path) -> _Kept | None:
-    """Read what is kept; None where there is none, or it is damaged."""
-    try:
-        # numpy forgets to close a file that it cannot read.
-        with (
-            (where / "hashes.npz").open("rb") as file,
-            np.load(file, allow_pickle=False) as held,
-        ):
-            kept = _Kept(held["names"].tobytes(), held["facts"], held["digests"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    n = kept.names.count(b"\0") + 1
-    if kept.facts.shape != (n, len(_NO_FACTS)) or kept.digests.shape != (n, DIGEST_BYTES):
-        return None
-    if kept.facts.dtype != np.int64 or kept.digests.dtype != np.uint8:
-        return None
-    with suppress(OSError):
-        os.utime(where)
-    return kept
-
-
-def _save(
-    where: Path,
-    root: Path,
-    paths: Sequence[str],
-    facts: NDArray[np.int64],
-    digests: NDArray[np.uint8],
-    progress: Progress,
-) -> None:
-    """Keep what may be kept, in one step; where nothing can be written, the next scan reads again.
-
-    Another run that scans the same folder writes the same or newer facts: the last one stands.
-    """
-    good = facts.any(axis=1)
-    if not good.any():
-        return
-    names = [paths[row] for row in np.flatnonzero(good).tolist()]
-    file = io.BytesIO()
-    joined = np.frombuffer(_joined(names), dtype=np.uint8)
-    np.savez(file, names=joined, facts=facts[good], digests=digests[good])
-    about = {"folder": f"hashes of {len(names)} files below {root}"}
-    try:
-        try:
-            where.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise output_error(where, error, ELSEWHERE_KEPT) from error
-        write_atomically(where / "hashes.npz", file.getvalue(), ELSEWHERE_KEPT)
-        write_atomically(where / "about.json", json.dumps(about), ELSEWHERE_KEPT)
-    except OutputError as error:
-        progress.detail(f"{error} The files will be read again next time.")
