@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import mmap
 import shutil
+import threading
 import time
 import zlib
 from collections import deque
@@ -24,7 +24,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
+from importlib.resources import files as package_files
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.backbones.cache import describe, mark_used
-from tellapart.data.pixels import Pixels, Preprocessing, decode_many
+from tellapart.data.columns import BLOCK_ROWS, forget
+from tellapart.data.pixels import Pixels, Preprocessing, decode_with_names
 from tellapart.data.shards import in_reading_order
 from tellapart.errors import OutputError, UnreadablePicture
 from tellapart.files import ELSEWHERE_KEPT, cache_folder, write_atomically
@@ -72,6 +74,10 @@ class Filled:
     n_computed: int
 
 
+Paths = Sequence[str] | NDArray[np.str_]
+Digests = Sequence[bytes] | NDArray[np.bytes_]
+# More than the pictures of any shard: a place is the number of the shard times this, and the row.
+_SHARD = 1 << 32
 # Path, digest, and the numbers of the sets that lack it.
 _Job = tuple[str, bytes, tuple[int, ...]]
 
@@ -84,7 +90,7 @@ class KeptSet:
         self.folder = cache_folder() / "activations" / hashlib.sha256(text).hexdigest()[:24]
         self._facts = dict(facts)
         self._shards: list[NDArray[Any]] = []
-        self._where: dict[bytes, tuple[int, int]] = {}
+        self._index = _Index()
         self._opened: set[str] = set()
         self.refresh()
         if self._shards:
@@ -97,22 +103,44 @@ class KeptSet:
                 self._open(path)
 
     def __contains__(self, digest: bytes) -> bool:
-        return digest in self._where
+        return bool(self.has([digest])[0])
+
+    def has(self, digests: Digests) -> NDArray[np.bool_]:
+        """Say of which pictures (N,) an activation is kept."""
+        found: NDArray[np.bool_] = self._index.find(digests) >= 0
+        return found
 
     def get(self, digest: bytes) -> NDArray[np.float16]:
-        """Return the kept activation of a picture: (D,) features, or (C, H, W) maps."""
-        shard, row = self._where[digest]
-        values: NDArray[np.float16] = self._shards[shard]["activation"][row]
+        """Return the kept activation of a picture: (D,) features, or (C, H, W) maps.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._at(self._places([digest])[0])
+
+    def rows(self, digests: Digests) -> NDArray[np.float16]:
+        """Return the kept activations of pictures (N, …), one at least; KeyError if one lacks."""
+        return np.stack([self._at(place) for place in self._places(digests)])
+
+    def _places(self, digests: Digests) -> list[int]:
+        places = self._index.find(digests)
+        if (places < 0).any():
+            raise KeyError(bytes(digests[int(np.argmin(places))]))
+        found: list[int] = places.tolist()
+        return found
+
+    def _at(self, place: int) -> NDArray[np.float16]:
+        values: NDArray[np.float16] = self._shards[place // _SHARD]["activation"][place % _SHARD]
         return values
 
     def forget(self) -> None:
         """Give memory back: what was read lately is read from disk again when needed."""
         for shard in self._shards:
-            _forget(shard)
+            forget(shard)
 
     def remove(self) -> None:
         """Delete what is kept; this object must not be used after."""
-        self._shards, self._where = [], {}
+        self._shards, self._index = [], _Index()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(
@@ -151,11 +179,45 @@ class KeptSet:
             return
 
     def _take(self, records: NDArray[Any]) -> None:
-        for row, digest in enumerate(records["digest"]):
-            self._where[bytes(digest)] = (len(self._shards), row)
-        # Digests lie between activations: reading them has mapped the whole shard.
-        _forget(records)
         self._shards.append(records)
+        start = (len(self._shards) - 1) * _SHARD
+        self._index.add(records["digest"], np.arange(start, start + len(records)))
+        # Digests lie between activations: reading them has mapped the whole shard.
+        forget(records)
+
+
+class _Index:
+    """Where the activation of each picture lies: 40 bytes a picture, as a dict takes 250."""
+
+    def __init__(self) -> None:
+        self._digests: NDArray[np.bytes_] = np.zeros(0, dtype="S32")
+        self._places: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._new: list[tuple[NDArray[np.bytes_], NDArray[np.int64]]] = []
+        self._lock = threading.Lock()
+
+    def add(self, digests: NDArray[np.bytes_], places: NDArray[np.int64]) -> None:
+        self._new.append((digests.copy(), places))
+
+    def find(self, digests: Digests) -> NDArray[np.int64]:
+        """Return the place (N,) of each picture, -1 where there is none."""
+        asked = np.asarray(digests, dtype="S32")
+        with self._lock:
+            if self._new:
+                self._sort_in()
+        if not len(self._digests):
+            return np.full(len(asked), -1, dtype=np.int64)
+        at = np.minimum(np.searchsorted(self._digests, asked), len(self._digests) - 1)
+        return np.where(self._digests[at] == asked, self._places[at], -1)
+
+    def _sort_in(self) -> None:
+        """Put new ones between the others: sorting all of a million takes a second each time."""
+        digests = np.concatenate([digests for digests, _ in self._new])
+        places = np.concatenate([places for _, places in self._new])
+        order = np.argsort(digests)
+        at = np.searchsorted(self._digests, digests[order])
+        self._places = np.insert(self._places, at, places[order])
+        self._digests = np.insert(self._digests, at, digests[order])
+        self._new = []
 
 
 def kept_set(
@@ -184,8 +246,8 @@ def kept_set(
 
 
 def fill(
-    paths: Sequence[str],
-    digests: Sequence[bytes],
+    paths: Paths,
+    digests: Digests,
     read: Reader,
     runtime: Runtime,
     sets: Sequence[KeptSet],
@@ -195,22 +257,21 @@ def fill(
     """Compute what the sets lack of these pictures, and keep it.
 
     A file is decoded once for all sets, and identical files are computed once. If the disk is
-    full, the run goes on without keeping.
+    full, the run goes on without keeping. Never are all pictures in memory, however many.
 
     must_keep: others read it from the disk; if that is full, the error is raised.
     """
-    jobs: dict[bytes, _Job] = {}
-    for path, digest in zip(paths, digests, strict=True):
-        wanted = tuple(number for number, kept in enumerate(sets) if digest not in kept)
-        if wanted and digest not in jobs:
-            jobs[digest] = (path, digest, wanted)
-    jobs = _in_reading_order(jobs)
+    files, known = np.asarray(paths, dtype=np.str_), np.asarray(digests, dtype="S32")
+    n_views = sum(int((~kept.has(one)).sum()) for one in _blocks(known) for kept in sets)
     errors: dict[bytes, str] = {}
     fed: deque[tuple[int, bytes]] = deque()
+    n_begun = 0
 
     def readable() -> Iterator[Pixels]:
-        views = decode_many(jobs.values(), lambda job: read(*job))
-        for (_, digest, wanted), pictures in zip(jobs.values(), views, strict=True):
+        nonlocal n_begun
+        jobs = _lacking(files, known, sets)
+        for (_, digest, wanted), pictures in decode_with_names(jobs, lambda job: read(*job)):
+            n_begun += 1
             if isinstance(pictures, UnreadablePicture):
                 errors[digest] = str(pictures)
                 continue
@@ -219,11 +280,10 @@ def fill(
                 yield picture
 
     shards = [_Shard(kept, progress, must_keep) for kept in sets]
-    n_views = sum(len(wanted) for *_, wanted in jobs.values())
     what = "pictures" if len(sets) == 1 else "views"
     with progress.bar("Looking at pictures", n_views, what) as advance:
         try:
-            for values in runtime.run(readable()) if jobs else ():
+            for values in runtime.run(readable()) if n_views else ():
                 number, digest = fed.popleft()
                 shards[number].add(digest, values)
                 advance(1)
@@ -231,24 +291,47 @@ def fill(
             # Also on Ctrl-C: what was computed is kept.
             for shard in shards:
                 shard.flush()
-    unreadable = {row: errors[digest] for row, digest in enumerate(digests) if digest in errors}
-    return Filled(unreadable, len(jobs) - len(errors))
+    rows = enumerate(chain.from_iterable(one.tolist() for one in _blocks(known))) if errors else ()
+    unreadable = {row: errors[digest] for row, digest in rows if digest in errors}
+    return Filled(unreadable, n_begun - len(errors))
 
 
-def _in_reading_order(jobs: dict[bytes, _Job]) -> dict[bytes, _Job]:
-    """Order jobs so that shards are read from front to back; others stay as they are."""
-    digests = list(jobs)
-    order = in_reading_order([path for path, _, _ in jobs.values()])
-    return {digests[row]: jobs[digests[row]] for row in order}
+def _blocks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield an array in parts; what is mapped is in memory only while its part is worked on."""
+    for start in range(0, len(values), BLOCK_ROWS):
+        yield values[start : start + BLOCK_ROWS]
+        forget(values)
 
 
-def gather(digests: Sequence[bytes], kept: KeptSet) -> NDArray[np.float16]:
+def _lacking(
+    paths: NDArray[np.str_], digests: NDArray[np.bytes_], sets: Sequence[KeptSet]
+) -> Iterator[_Job]:
+    """Yield each different picture that a set lacks, those in shards from front to back."""
+    if any("#" in path for part in _blocks(paths) for path in part.tolist()):
+        order = in_reading_order(paths.tolist())
+        paths, digests = paths[order], digests[order]
+    begun: set[bytes] = set()
+    for files, known in zip(_blocks(paths), _blocks(digests), strict=True):
+        # Of what was begun before, only what is not kept yet: what comes twice is computed once.
+        before = np.array([*begun], dtype="S32")
+        begun = set(before[~np.all([kept.has(before) for kept in sets], axis=0)].tolist())
+        lacking = np.stack([~kept.has(known) for kept in sets])
+        for row in np.flatnonzero(lacking.any(axis=0)).tolist():
+            digest = bytes(known[row])
+            if digest not in begun:
+                begun.add(digest)
+                yield str(files[row]), digest, tuple(np.flatnonzero(lacking[:, row]).tolist())
+
+
+def gather(digests: Digests, kept: KeptSet) -> NDArray[np.float16]:
     """Collect activations in order of the pictures; those the set lacks are zero."""
-    shape = next((kept.get(digest).shape for digest in digests if digest in kept), (0,))
-    values = np.zeros((len(digests), *shape), dtype=np.float16)
-    for row, digest in enumerate(digests):
-        if digest in kept:
-            values[row] = kept.get(digest)
+    known = np.asarray(digests, dtype="S32")
+    there = np.flatnonzero(kept.has(known))
+    shape = kept.get(known[there[0]]).shape if len(there) else (0,)
+    values = np.zeros((len(known), *shape), dtype=np.float16)
+    for rows in _blocks(there):
+        values[rows] = kept.rows(known[rows])
+        kept.forget()
     return values
 
 
@@ -283,12 +366,6 @@ class _Shard:
         self._since = time.monotonic()
 
 
-def _forget(records: NDArray[Any]) -> None:
-    mapped = getattr(records, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
 def _checksum(path: Path) -> int:
     checksum = 0
     with path.open("rb") as file:
@@ -301,7 +378,7 @@ def _checksum(path: Path) -> int:
 def decoder_identity() -> str:
     """Name everything that turns files into pixels: our own code by hash, libraries by version."""
     code = b"".join(
-        files("tellapart.data").joinpath(name).read_bytes()
+        package_files("tellapart.data").joinpath(name).read_bytes()
         for name in ("pixels.py", "augmentation.py")
     )
     libraries = [f"{name} {version(name)}" for name in ("simplejpeg", "kornia_rs", "pillow")]

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.backbones.activations import (
+    Digests,
     Filled,
     KeptSet,
+    Paths,
     Runtime,
     fill,
     gather,
@@ -61,48 +63,47 @@ class Extractor:
     output: str = "features"
     ranks: Ranks = ALONE
 
-    def features(
-        self, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
-    ) -> Computed:
+    def features(self, paths: Paths, digests: Digests, progress: Progress) -> Computed:
         """Return (N, D) float16 features of picture files: kept ones, and the rest computed.
 
         Of several ranks the first has them all, and the others none: (N, 0).
         """
-        rows = self.ranks.own(digests)
-        own = [digests[row] for row in rows]
-        kept, filled = self._plain([paths[row] for row in rows], own, progress)
+        rows, files, own = self._own(paths, digests)
+        kept, filled = self._plain(files, own, progress)
         values = self.ranks.whole(gather(own, kept), rows, len(digests))
         filled = self._together(filled, rows)
         return Computed(values, filled.unreadable, filled.n_computed)
 
-    def plain(
-        self, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
-    ) -> tuple[KeptSet, Filled]:
+    def plain(self, paths: Paths, digests: Digests, progress: Progress) -> tuple[KeptSet, Filled]:
         """Keep the output for the plain view of each picture; say what was done for it.
 
         Of several ranks each computes its share. The set then holds what lies in the cache
         folder of this one.
         """
-        rows = self.ranks.own(digests)
-        own = [digests[row] for row in rows]
-        kept, filled = self._plain(
-            [paths[row] for row in rows], own, progress, must_keep=not self.ranks.alone
-        )
+        rows, files, own = self._own(paths, digests)
+        kept, filled = self._plain(files, own, progress, must_keep=not self.ranks.alone)
         filled = self._together(filled, rows)
         kept.refresh()
         return kept, filled
 
-    def own_features(
-        self, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
-    ) -> Computed:
+    def own_features(self, paths: Paths, digests: Digests, progress: Progress) -> Computed:
         """Return the features of just these pictures, on this rank alone."""
         kept, filled = self._plain(paths, digests, progress)
         return Computed(gather(digests, kept), filled.unreadable, filled.n_computed)
 
+    def _own(
+        self, paths: Paths, digests: Digests
+    ) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.bytes_]]:
+        """Return the rows that this rank computes, and their paths and digests."""
+        files, known = np.asarray(paths, dtype=np.str_), np.asarray(digests, dtype="S32")
+        rows = self.ranks.own(known)
+        # Alone without a copy: of many, they lie on disk.
+        return (rows, files, known) if self.ranks.alone else (rows, files[rows], known[rows])
+
     def _plain(
         self,
-        paths: Sequence[str],
-        digests: Sequence[bytes],
+        paths: Paths,
+        digests: Digests,
         progress: Progress,
         must_keep: bool = False,
     ) -> tuple[KeptSet, Filled]:
@@ -118,16 +119,16 @@ class Extractor:
         n_computed = sum(one.n_computed for one in done)
         return Filled(dict(sorted(unreadable.items())), n_computed)
 
-    def n_lacking(self, digests: Sequence[bytes]) -> int:
+    def n_lacking(self, digests: Digests) -> int:
         """Count those whose output for the plain view is not kept yet, by any rank for its own."""
         kept = self._set("plain")
-        own = [digests[row] for row in self.ranks.own(digests)]
-        return int(self.ranks.sums(sum(digest not in kept for digest in own))[0])
+        own = np.asarray(digests, dtype="S32")[self.ranks.own(digests)]
+        return int(self.ranks.sums(int((~kept.has(own)).sum()))[0])
 
     def views(
         self,
-        paths: Sequence[str],
-        digests: Sequence[bytes],
+        paths: Paths,
+        digests: Digests,
         augmentation: Augmentation,
         numbers: Sequence[tuple[int, int]],
         progress: Progress,
@@ -136,7 +137,7 @@ class Extractor:
 
         numbers: (seed, view) of each view; the same numbers are the same view in every run.
         """
-        rows = self.ranks.own(digests)
+        _, files, own = self._own(paths, digests)
         steps = [step.model_dump(mode="json") for step in augmentation]
         sets = [self._set(json.dumps([steps, seed, view])) for seed, view in numbers]
 
@@ -145,8 +146,6 @@ class Extractor:
             generators = [view_generator(digest, view, seed) for seed, view in drawn]
             return read_views(path, self.preprocessing, augmentation, generators)
 
-        own = [digests[row] for row in rows]
-        files = [paths[row] for row in rows]
         fill(files, own, read, self.runtime, sets, progress, must_keep=not self.ranks.alone)
         self.ranks.wait()
         for kept in sets:

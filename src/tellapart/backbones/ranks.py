@@ -83,7 +83,7 @@ class Ranks:
 
     # ---- who does what
 
-    def owners(self, digests: Sequence[bytes]) -> NDArray[np.int64]:
+    def owners(self, digests: Sequence[bytes] | NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Return (N,) the rank that computes, and keeps, each picture: its bytes decide.
 
         The rank with the highest hash of picture and rank (Thaler and Ravishankar 1998): with one
@@ -98,7 +98,7 @@ class Ranks:
             highest = np.maximum(mixed, highest)
         return owners
 
-    def own(self, digests: Sequence[bytes]) -> NDArray[np.int64]:
+    def own(self, digests: Sequence[bytes] | NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Return the rows that this rank computes."""
         if self.alone:
             return np.arange(len(digests))

@@ -8,13 +8,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tellapart import stores
-from tellapart.data.hashing import DIGEST_BYTES, hash_files
+from tellapart.data.columns import BLOCK_ROWS, Column, Lines
+from tellapart.data.hashing import DIGEST_BYTES, Hashes
 from tellapart.data.pixels import PICTURE_SUFFIXES
 from tellapart.errors import AmbiguousData, DataNotFound, NoReadablePicture, NotEnoughClasses
 from tellapart.progress import Progress
@@ -46,7 +48,9 @@ class SetAside:
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """Labelled pictures in a fixed order: by class, then by path.
+    """Labelled pictures in a fixed order: by class; then by path, or as `walk` finds them.
+
+    Of many pictures the columns lie on disk, mapped: they can be read only.
 
     root: absolute; links in it are not resolved.
     paths: (N,) as found below `root`, absolute.
@@ -130,10 +134,38 @@ class Catalog:
 
 
 @dataclass
+class _Listing:
+    """Picture files in order, a run of one class and split after the other; never a list of all."""
+
+    runs: list[tuple[str, str, int]] = field(default_factory=list)  # class, split, number of files
+    paths: Lines = field(default_factory=Lines)
+
+    def __len__(self) -> int:
+        return self.paths.n
+
+    def add(self, label: str, split: str, paths: Iterable[str]) -> int:
+        """Append a run of files; return how many these were."""
+        before, rest = len(self), iter(paths)
+        while block := list(islice(rest, BLOCK_ROWS)):
+            self.paths.add(block)
+        n = len(self) - before
+        if n:
+            self.runs.append((label, split, n))
+        return n
+
+    def blocks(self) -> Iterator[list[tuple[str, str, str]]]:
+        """Yield (class, split, path) of all files, a bounded number at a time."""
+        paths = self.paths.read()
+        files = ((label, split, path) for label, split, n in self.runs for path in islice(paths, n))
+        while block := list(islice(files, BLOCK_ROWS)):
+            yield block
+
+
+@dataclass
 class _Found:
     """What a walk through the folders has met so far."""
 
-    files: list[tuple[str, str, str]] = field(default_factory=list)  # (class, path, split)
+    listing: _Listing = field(default_factory=_Listing)
     set_aside: list[SetAside] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)  # what kind of file, how many
     any_name: bool = False  # also names that cannot be written into a manifest
@@ -167,13 +199,25 @@ def scan(root: str | Path, progress: Progress | None = None, min_classes: int = 
     root = root.absolute()
     found = _Found()
     splits = _split_folders(root)
-    for folder, split in splits:
-        _walk_classes(folder, split, (os.path.realpath(root),), found)
+    folders = _class_folders(root, splits, found)
     if splits:
         _note_others_beside(root, {folder for folder, _ in splits}, found)
-    else:
-        _walk_classes(root, "", (), found)
+    for label, _, folder, split, above in sorted(folders):
+        if not found.listing.add(label, split, _pictures_below(folder, above, found)):
+            found.put_aside(folder, f"no pictures of class {label!r} in it")
     return _catalog(root, found, progress, min_classes)
+
+
+def scan_unlabelled(folder: str | Path, progress: Progress) -> Catalog:
+    """Read all pictures below a folder as ones of a class without a name, "".
+
+    Raises:
+        DataNotFound, NoReadablePicture.
+    """
+    root = stores.place(folder).absolute()
+    found = _Found()
+    found.listing.add("", "", _pictures_below(root, (), found))
+    return _catalog(root, found, progress, min_classes=1)
 
 
 def walk(folder: str | Path, put_aside: Callable[[SetAside], None]) -> Iterator[str]:
@@ -229,7 +273,7 @@ def from_lists(
         )
     whole = [str(stores.place(path).absolute()) for path in paths]
     files = set(zip(map(str, labels), whole, splits or [""] * len(whole), strict=True))
-    found = _Found(files=list(files), set_aside=list(set_aside), source=source)
+    found = _Found(_listing(files), set_aside=list(set_aside), source=source)
     if groups is not None:
         found.groups = dict(zip(whole, groups, strict=True))
     root = common_folder(whole)
@@ -251,42 +295,78 @@ def from_hashed(
     Raises:
         AmbiguousData, NotEnoughClasses, NoReadablePicture.
     """
-    found = _Found(files=list(files), set_aside=list(set_aside), source=source)
+    found = _Found(_listing(files), set_aside=list(set_aside), source=source)
     found.digests = dict(digests)
     return _catalog(root, found, progress, min_classes)
 
 
+def _listing(files: Iterable[tuple[str, str, str]]) -> _Listing:
+    """Put (class, path, split) in order: by class, then by path."""
+    listing = _Listing()
+    for (label, split), run in groupby(sorted(files), key=lambda file: (file[0], file[2])):
+        listing.add(label, split, [path for _, path, _ in run])
+    return listing
+
+
 def _catalog(root: Path, found: _Found, progress: Progress, min_classes: int) -> Catalog:
-    """Check what was found, hash every file, and put it in order."""
+    """Check what was found, and hash every file."""
     for kind, count in sorted(found.others.items()):
         found.put_aside(root, f"{count} x {kind}")
-    classes = tuple(sorted({name for name, _, _ in found.files}))
+    listing = found.listing
+    classes = tuple(sorted({label for label, _, _ in listing.runs}))
     _check_classes(root, classes, found, min_classes)
-    files = sorted(found.files)
-    index = {name: label for label, name in enumerate(classes)}
-    paths = [path for _, path, _ in files]
-    if found.digests:
-        digests = np.array([found.digests[path] for path in paths], dtype="S32")
-        unreadable: dict[int, str] = {}
-    else:
-        digests, unreadable = hash_files(paths, root, progress)
-    if len(unreadable) == len(paths):
+    rows = _Rows(classes, listing.paths.longest)
+    unreadable: list[SetAside] = []
+    with (
+        Hashes(None if found.digests else root, progress) as hashes,
+        progress.bar("Reading files", len(listing), "files") as advance,
+    ):
+        for block in listing.blocks():
+            names = [path for _, _, path in block]
+            errors: dict[int, str] = {}
+            if found.digests:
+                digests = np.array([found.digests[path] for path in names], dtype="S32")
+            else:
+                digests, errors = hashes.of(names, advance)
+            unreadable += [SetAside(names[row], why) for row, why in sorted(errors.items())]
+            able = [row for row in range(len(block)) if row not in errors]
+            rows.add([block[row] for row in able], digests[able])
+    if len(unreadable) == len(listing):
         raise NoReadablePicture(
-            f"Of {len(paths)} pictures in {root}, none could be opened. The first, {paths[0]}, "
-            f"{unreadable[0]}. Nothing was read. Check the permissions of the files."
+            f"Of {len(listing)} pictures in {root}, none could be opened. The first, "
+            f"{unreadable[0].path}, {unreadable[0].reason}. Nothing was read. Check the "
+            f"permissions of the files."
         )
-    catalog = Catalog(
+    paths = rows.paths.array()
+    return Catalog(
         root=root,
         classes=classes,
-        paths=np.array(paths, dtype=np.str_),
-        labels=np.array([index[name] for name, _, _ in files], dtype=np.int64),
-        digests=digests,
-        splits=np.array([split for _, _, split in files], dtype="U5"),
-        set_aside=tuple(found.set_aside),
+        paths=paths,
+        labels=rows.labels.array(),
+        digests=rows.digests.array(),
+        splits=rows.splits.array(),
+        set_aside=(*found.set_aside, *unreadable),
         groups=np.array([found.groups[path] for path in paths]) if found.groups else None,
         source=found.source,
     )
-    return catalog.without(unreadable)
+
+
+class _Rows:
+    """The columns of a Catalog that is being made."""
+
+    def __init__(self, classes: Sequence[str], longest: int) -> None:
+        self._index = {name: label for label, name in enumerate(classes)}
+        self.paths = Column(np.dtype(f"U{longest}"))
+        self.labels = Column(np.dtype(np.int64))
+        self.digests = Column(np.dtype("S32"))
+        self.splits = Column(np.dtype("U5"))
+
+    def add(self, files: Sequence[tuple[str, str, str]], digests: NDArray[np.bytes_]) -> None:
+        labels, splits, paths = zip(*files, strict=True) if files else ((), (), ())
+        self.paths.add(np.array(paths, dtype=np.str_))
+        self.labels.add(np.array([self._index[label] for label in labels], dtype=np.int64))
+        self.digests.add(digests)
+        self.splits.add(np.array(splits, dtype=np.str_))
 
 
 def _units(digests: NDArray[np.bytes_], groups: NDArray[np.str_]) -> NDArray[np.bytes_]:
@@ -353,17 +433,23 @@ def _class_holder(folder: Path) -> Path | None:
     return folder if inside else None
 
 
-def _walk_classes(folder: Path, split: str, above: tuple[str, ...], found: _Found) -> None:
-    """Take each folder inside as a class, with everything below it."""
-    folders, pictures = _listed(folder, found)
-    for picture in pictures:
-        found.put_aside(picture, "lies beside the class folders")
-    for entry in folders:
-        before = len(found.files)
-        for path in _pictures_below(entry, (*above, os.path.realpath(folder)), found):
-            found.files.append((entry.name, path, split))
-        if len(found.files) == before:
-            found.put_aside(entry, f"no pictures of class {entry.name!r} in it")
+# Class, its folder as text (they are sorted by these two), split, and the real paths above it.
+_ClassFolder = tuple[str, str, Path, str, tuple[str, ...]]
+
+
+def _class_folders(
+    root: Path, splits: Sequence[tuple[Path, str]], found: _Found
+) -> list[_ClassFolder]:
+    """Take each folder in the root, or in those of splits, as a class with everything below it."""
+    folders: list[_ClassFolder] = []
+    above = (os.path.realpath(root),) if splits else ()
+    for holder, split in splits or [(root, "")]:
+        inside, pictures = _listed(holder, found)
+        for picture in pictures:
+            found.put_aside(picture, "lies beside the class folders")
+        led = (*above, os.path.realpath(holder))
+        folders += [(folder.name, str(folder), folder, split, led) for folder in inside]
+    return folders
 
 
 def _pictures_below(folder: Path, above: tuple[str, ...], found: _Found) -> Iterator[str]:
@@ -488,7 +574,7 @@ def _note_others_beside(root: Path, splits: set[Path], found: _Found) -> None:
 
 def _check_classes(root: Path, classes: Sequence[str], found: _Found, min_classes: int) -> None:
     """Refuse what cannot be learned from, before any time is spent on it."""
-    if not found.files:
+    if not found.listing:
         aside = [f"{item.path} {item.reason}" for item in found.set_aside]
         seen = f" Set aside: {'; '.join(aside[:3])}" if aside else ""
         more = f"; and {len(aside) - 3} more" if len(aside) > 3 else ""
@@ -511,15 +597,15 @@ def _check_classes(root: Path, classes: Sequence[str], found: _Found, min_classe
     if len(classes) < min_classes and found.source:
         raise NotEnoughClasses(
             f"{found.source} names pictures of one class only ({classes[0]!r}, "
-            f"{len(found.files)} pictures). Telling apart needs at least two. Nothing was read. "
+            f"{len(found.listing)} pictures). Telling apart needs at least two. Nothing was read. "
             f"Add pictures of anything else as a second class, or say where the labels are with "
             f"--data label=COLUMN."
         )
     if len(classes) < min_classes:
-        folders = {Path(path).parent for _, path, _ in found.files}
+        folders = {path.rpartition("/")[0] for path in found.listing.paths.read()}
         deeper = f" If the folders below it are the classes, give {root / classes[0]} instead."
         raise NotEnoughClasses(
-            f"{root} holds pictures of one class only ({classes[0]!r}, {len(found.files)} "
+            f"{root} holds pictures of one class only ({classes[0]!r}, {len(found.listing)} "
             f"pictures). Telling apart needs at least two. Nothing was read. Put each class into "
             f"a folder of its own below {root}; pictures of anything else can serve as a second "
             f"class.{deeper if len(folders) > 1 else ''}"

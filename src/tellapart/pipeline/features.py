@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tellapart import stores
 from tellapart.backbones.activations import KeptSet
-from tellapart.backbones.extractor import Extractor
 from tellapart.bundle.bundle import open_bundle
-from tellapart.data.catalog import SetAside, walk
+from tellapart.data.catalog import Catalog, SetAside, no_folder, scan_unlabelled, walk
+from tellapart.data.columns import forget
 from tellapart.data.hashing import hash_files
 from tellapart.data.reading import DataSource, read_catalog
+from tellapart.data.shards import find_shards
 from tellapart.data.tables import load_pyarrow
 from tellapart.errors import DataNotFound, NoReadablePicture, NotWritable
 from tellapart.evaluation.grouping import most_similar
@@ -24,14 +28,13 @@ from tellapart.files import check_writable, replacing, write_atomically
 from tellapart.pipeline.unlabelled import (
     BATCH,
     Gallery,
-    batches,
     contacts,
-    find_pictures,
     look,
     open_eyes,
     open_gallery,
 )
 from tellapart.progress import Progress
+from tellapart.stores import place
 
 ELSEWHERE = "choose another place with --out"
 THUMBNAIL_PX = 160
@@ -56,28 +59,6 @@ class Written:
     def as_dict(self) -> dict[str, Any]:
         """Return the facts as plain JSON types."""
         return asdict(self) | {"out": str(self.out)}
-
-
-@dataclass(frozen=True, eq=False)
-class _Pictures:
-    """What becomes rows: (N,) each; label and split are None where there is none."""
-
-    paths: list[str]
-    digests: list[bytes]
-    labels: list[str | None]
-    splits: list[str | None]
-    left: list[SetAside]
-
-    def without(self, unreadable: Mapping[int, str]) -> _Pictures:
-        keep = [row for row in range(len(self.paths)) if row not in unreadable]
-        aside = [SetAside(self.paths[row], why) for row, why in unreadable.items()]
-        return _Pictures(
-            [self.paths[row] for row in keep],
-            [self.digests[row] for row in keep],
-            [self.labels[row] for row in keep],
-            [self.splits[row] for row in keep],
-            self.left + aside,
-        )
 
 
 def write_features(
@@ -108,105 +89,134 @@ def write_features(
     if target.suffix.lower() == ".parquet":
         load_pyarrow()
     check_writable(target, ELSEWHERE)
-    found = _pictures(data, progress)
+    catalog = _pictures(data, progress)
     eyes = open_eyes(backbone, open_bundle(model) if model else None, device, progress)
-    kept, filled = look(eyes, found.paths, found.digests, progress)
-    found = found.without(filled.unreadable)
-    if not found.paths:
-        first = found.left[-1]
+    kept, filled = look(eyes, catalog.paths, catalog.digests, progress)
+    left = [SetAside(str(catalog.paths[row]), why) for row, why in filled.unreadable.items()]
+    if len(left) == len(catalog):
         raise NoReadablePicture(
-            f"None of the pictures of {data.path} could be read. The first, {first.path}, "
-            f"{first.reason}. Nothing was written. Check the files."
+            f"None of the pictures of {stores.shown(data.path)} could be read. The first, "
+            f"{left[0].path}, {left[0].reason}. Nothing was written. Check the files."
         )
+    rows = _Rows(catalog, kept, frozenset(filled.unreadable), np.dtype(kind))
     write = _write_parquet if target.suffix.lower() == ".parquet" else _write_npz
-    n_features = len(kept.get(found.digests[0]))
     with replacing(target, ELSEWHERE) as temporary:
-        write(temporary, found, kept, np.dtype(kind), eyes)
+        write(temporary, rows, eyes.name)
     return Written(
         out=target,
-        n=len(found.paths),
-        n_features=n_features,
-        n_labelled=sum(label is not None for label in found.labels),
+        n=len(rows),
+        n_features=rows.n_features,
+        n_labelled=len(rows) if any(catalog.classes) else 0,
         backbone=eyes.name,
         n_computed=filled.n_computed,
-        left=tuple(found.left),
+        left=(*catalog.set_aside, *left),
     )
 
 
-def _pictures(data: DataSource, progress: Progress) -> _Pictures:
+def _pictures(data: DataSource, progress: Progress) -> Catalog:
     """Read labelled pictures, or a folder with nothing but pictures straight in it."""
-    root = Path(data.path).expanduser().absolute()
+    root = place(data.path)
+    if data.pattern or no_folder(root) or find_shards(root):
+        return read_catalog(data, progress, min_classes=1)
+    root = root.absolute()
     # The first one below it tells: a large tree need not be walked twice.
-    straight = (Path(path).parent == root for path in walk(root, lambda _: None))
-    if root.is_dir() and not data.pattern and all(straight):
-        paths, left = find_pictures(root, progress)
-        progress.say(f"{len(paths)} pictures straight in {root}: they have no labels.")
-        digests, unopened = hash_files(paths, root, progress)
-        none: list[str | None] = [None] * len(paths)
-        return _Pictures(paths, digests.tolist(), none, list(none), left).without(unopened)
-    catalog = read_catalog(data, progress, min_classes=1)
-    return _Pictures(
-        catalog.paths.tolist(),
-        catalog.digests.tolist(),
-        [catalog.classes[label] for label in catalog.labels],
-        [split or None for split in catalog.splits.tolist()],
-        list(catalog.set_aside),
-    )
+    straight = (os.path.dirname(path) == str(root) for path in walk(root, lambda _: None))  # noqa: PTH120
+    if not all(straight):
+        return read_catalog(data, progress, min_classes=1)
+    catalog = scan_unlabelled(root, progress)
+    progress.say(f"{len(catalog)} pictures straight in {root}: they have no labels.")
+    return catalog
 
 
-def _write_parquet(
-    path: Path, found: _Pictures, kept: KeptSet, kind: np.dtype[Any], eyes: Extractor
-) -> None:
+class _Rows:
+    """What is written, a bounded number of rows at a time: those of pictures that can be read."""
+
+    def __init__(
+        self, catalog: Catalog, kept: KeptSet, unreadable: frozenset[int], kind: np.dtype[Any]
+    ) -> None:
+        self._catalog, self._kept, self._unreadable = catalog, kept, unreadable
+        self.kind = kind
+        self.longest = max(map(len, catalog.classes), default=0), catalog.paths.dtype.itemsize // 4
+        first = next(row for row in range(len(catalog)) if row not in unreadable)
+        self.n_features = len(kept.get(catalog.digests[first]))
+
+    def __len__(self) -> int:
+        return len(self._catalog) - len(self._unreadable)
+
+    def texts(self) -> Iterator[tuple[list[str], list[str], list[str], list[str]]]:
+        """Yield paths, labels, splits and hashes; no label and no split are ""."""
+        catalog = self._catalog
+        for rows in self._blocks():
+            yield (
+                catalog.paths[rows].tolist(),
+                [catalog.classes[label] for label in catalog.labels[rows]],
+                catalog.splits[rows].tolist(),
+                [digest.decode() for digest in catalog.digests[rows].tolist()],
+            )
+
+    def features(self) -> Iterator[NDArray[Any]]:
+        """Yield features (n, D) for the same rows at a time."""
+        for rows in self._blocks():
+            yield self._kept.rows(self._catalog.digests[rows]).astype(self.kind)
+            self._kept.forget()
+
+    def _blocks(self) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, len(self._catalog), BATCH):
+            end = min(start + BATCH, len(self._catalog))
+            rows = [row for row in range(start, end) if row not in self._unreadable]
+            if rows:
+                yield np.array(rows)
+            for column in (self._catalog.paths, self._catalog.labels, self._catalog.digests):
+                forget(column)
+            forget(self._catalog.splits)
+
+
+def _write_parquet(path: Path, rows: _Rows, backbone: str) -> None:
     arrow = load_pyarrow()
-    n_features = len(kept.get(found.digests[0]))
-    text, value = arrow.string(), arrow.from_numpy_dtype(kind)
+    text, value = arrow.string(), arrow.from_numpy_dtype(rows.kind)
     schema = arrow.schema(
         [
             ("path", text),
             ("label", text),
             ("split", text),
             ("hash", text),
-            ("features", arrow.list_(value, n_features)),
+            ("features", arrow.list_(value, rows.n_features)),
         ],
-        metadata={"backbone": eyes.name, "hash": "BLAKE2b, 16 bytes, of the file"},
+        metadata={"backbone": backbone, "hash": "BLAKE2b, 16 bytes, of the file"},
     )
-    start = 0
     with arrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in batches(kept, found.digests):
-            rows = slice(start, start + len(batch))
-            start += len(batch)
-            flat = arrow.array(batch.astype(kind).ravel(), value)
+        for texts, features in zip(rows.texts(), rows.features(), strict=True):
+            paths, labels, splits, hashes = texts
             columns = [
-                arrow.array(found.paths[rows], text),
-                arrow.array(found.labels[rows], text),
-                arrow.array(found.splits[rows], text),
-                arrow.array([digest.decode() for digest in found.digests[rows]], text),
-                arrow.FixedSizeListArray.from_arrays(flat, n_features),
+                arrow.array(paths, text),
+                arrow.array([label or None for label in labels], text),
+                arrow.array([split or None for split in splits], text),
+                arrow.array(hashes, text),
+                arrow.FixedSizeListArray.from_arrays(
+                    arrow.array(features.ravel(), value), rows.n_features
+                ),
             ]
             writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
 
 
-def _write_npz(
-    path: Path, found: _Pictures, kept: KeptSet, kind: np.dtype[Any], eyes: Extractor
-) -> None:
+def _write_npz(target: Path, rows: _Rows, backbone: str) -> None:
     """Write the columns as arrays of the same names; no label and no split are ""."""
-    shape = (len(found.paths), len(kept.get(found.digests[0])))
-    columns = {
-        "path": found.paths,
-        "label": [label or "" for label in found.labels],
-        "split": [split or "" for split in found.splits],
-        "hash": [digest.decode() for digest in found.digests],
-        "backbone": [eyes.name],
-    }
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, values in columns.items():
-            with archive.open(f"{name}.npy", "w") as file:
-                np.lib.format.write_array(file, np.array(values, dtype=np.str_))
-        with archive.open("features.npy", "w", force_zip64=True) as file:
-            header = {"descr": kind.str, "fortran_order": False, "shape": shape}
+    label, path = rows.longest
+    columns = {"path": f"<U{path}", "label": f"<U{label or 1}", "split": "<U5", "hash": "<U32"}
+
+    def write(name: str, kind: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> None:
+        with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+            header = {"descr": kind, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for batch in batches(kept, found.digests):
-                file.write(batch.astype(kind).tobytes())
+            for block in blocks:
+                file.write(block.astype(kind).tobytes())
+
+    with zipfile.ZipFile(target, "w") as archive:
+        for number, (name, kind) in enumerate(columns.items()):
+            blocks = (np.array(texts[number], dtype=np.str_) for texts in rows.texts())
+            write(name, kind, (len(rows),), blocks)
+        write("backbone", f"<U{len(backbone)}", (1,), [np.array([backbone])])
+        write("features", rows.kind.str, (len(rows), rows.n_features), rows.features())
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.backbones.activations import Filled, KeptSet
+from tellapart.backbones.activations import Digests, Filled, KeptSet, Paths
 from tellapart.backbones.cache import prune
 from tellapart.backbones.device import choose_device
 from tellapart.backbones.extractor import Extractor, open_extractor
@@ -31,7 +31,7 @@ BATCH = 2048
 
 
 def look(
-    eyes: Extractor, paths: Sequence[str], digests: Sequence[bytes], progress: Progress
+    eyes: Extractor, paths: Paths, digests: Digests, progress: Progress
 ) -> tuple[KeptSet, Filled]:
     """Return the kept features of the files, and what was done for it; the cache stays bounded."""
     kept, filled = eyes.plain(paths, digests, progress)
@@ -93,7 +93,7 @@ class Gallery:
 def batches(kept: KeptSet, digests: Sequence[bytes]) -> Iterator[NDArray[np.float16]]:
     """Yield kept features (n, D) in order of the digests, all of which are kept."""
     for start in range(0, len(digests), BATCH):
-        yield np.stack([kept.get(digest) for digest in digests[start : start + BATCH]])
+        yield kept.rows(digests[start : start + BATCH])
         kept.forget()
 
 
