@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from tellapart.files import cache_folder
 
-# Of one column: a million labels take as much.
-IN_MEMORY_BYTES = 8_000_000
+# Of one column; a scan of a million pictures is to take no more than one of ten thousand.
+IN_MEMORY_BYTES = 1_000_000
 # Of rows that are worked on at one time.
 BLOCK_ROWS = 8192
 
