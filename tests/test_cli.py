@@ -248,6 +248,25 @@ def test_learning_from_everything_scores_nothing(
     assert open_bundle(bundle).manifest.scores is None
 
 
+def test_features_that_lie_on_disk_teach_the_same(
+    trained: Any, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if they did not fit into memory: the same classifier; too many do not travel, and why."""
+    bundle = tmp_path / "x.tellapart"
+    for limit in ("data.columns.LARGE_BYTES", "data.columns.IN_MEMORY_BYTES"):
+        monkeypatch.setattr(f"tellapart.{limit}", 0)
+    monkeypatch.setattr("tellapart.pipeline.training.MOST_CARRIED_BYTES", 0)
+    done = command("train", trained.data, "-o", bundle, "--device", "cpu", *FAST)
+    assert (
+        "The features of 60 pictures are not kept in the file: they take 0.0 GB, and up to 0 are "
+        "carried. Learning from corrections will need the pictures; `train --from` can do it."
+    ) in done.err
+    before, after = open_bundle(trained.bundle), open_bundle(bundle)
+    assert (before.has_features, after.has_features) == (True, False)
+    assert after.graph == before.graph
+    assert after.manifest.scores == before.manifest.scores
+
+
 def test_a_score_on_valid_says_so(trained: Any, command: Command, tmp_path: Path) -> None:
     """With train/ and valid/ folders alone, `selected_on` is true; the report says it in words."""
     for split, rows in (("train", slice(0, 15)), ("valid", slice(15, 20))):

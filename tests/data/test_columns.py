@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tellapart.data import columns
 from tellapart.data.catalog import scan
-from tellapart.data.columns import Column, Lines, forget
+from tellapart.data.columns import Column, Lines, forget, taken, zeros
 
 Tree = Callable[..., Path]
 
@@ -89,6 +89,22 @@ def test_a_catalog_on_disk_is_the_same(
     chosen = far.select(far.labels == 1)
     assert chosen.paths.tolist() == near.paths[near.labels == 1].tolist()
     assert not far.paths.flags.writeable
+
+
+@pytest.mark.parametrize("limit", [0, 10_000])
+def test_rows_taken_are_the_same_wherever_they_lie(
+    limit: int, all_on_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a mask or by numbers; all of them are not copied."""
+    monkeypatch.setattr(columns, "LARGE_BYTES", limit)
+    monkeypatch.setattr(columns, "BLOCK_ROWS", 3)
+    values = zeros((10, 4), np.dtype(np.float16))
+    values[:] = np.arange(40).reshape(10, 4)
+    mask = np.arange(10) % 3 > 0
+    np.testing.assert_array_equal(taken(values, mask), np.array(values)[mask])
+    np.testing.assert_array_equal(taken(values, np.array([7, 0, 7])), np.array(values)[[7, 0, 7]])
+    assert taken(values, np.ones(10, dtype=bool)) is values
+    assert taken(values, np.zeros(10, dtype=bool)).shape == (0, 4)
 
 
 def test_where_nothing_can_be_kept_it_lies_elsewhere(

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.backbones.cache import describe, mark_used
-from tellapart.data.columns import BLOCK_ROWS, forget
+from tellapart.data.columns import BLOCK_ROWS, forget, zeros
 from tellapart.data.pixels import Pixels, Preprocessing, decode_with_names
 from tellapart.data.shards import in_reading_order
 from tellapart.errors import OutputError, UnreadablePicture
@@ -324,11 +324,14 @@ def _lacking(
 
 
 def gather(digests: Digests, kept: KeptSet) -> NDArray[np.float16]:
-    """Collect activations in order of the pictures; those the set lacks are zero."""
+    """Collect activations in order of the pictures; those the set lacks are zero.
+
+    Many are mapped: they need not fit into memory.
+    """
     known = np.asarray(digests, dtype="S32")
     there = np.flatnonzero(kept.has(known))
     shape = kept.get(known[there[0]]).shape if len(there) else (0,)
-    values = np.zeros((len(known), *shape), dtype=np.float16)
+    values = zeros((len(known), *shape), np.dtype(np.float16))
     for rows in _blocks(there):
         values[rows] = kept.rows(known[rows])
         kept.forget()

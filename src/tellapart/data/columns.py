@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import mmap
+import os
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +21,9 @@ from tellapart.files import cache_folder
 IN_MEMORY_BYTES = 1_000_000
 # Of rows that are worked on at one time.
 BLOCK_ROWS = 8192
+# An array of features that takes more lies on disk: of 200 000 pictures, in 1280 numbers each.
+LARGE_BYTES = 500_000_000
+RESERVES = hasattr(os, "posix_fallocate")
 
 
 class Column:
@@ -84,6 +89,29 @@ class Lines:
             *texts, rest = (rest + whole[start : start + (1 << 20)].tobytes()).split(b"\0")
             forget(whole)
             yield from (text.decode(errors="surrogateescape") for text in texts)
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array of zeros that can be written: a large one mapped, so it need not fit."""
+    n_bytes = int(np.prod(shape)) * dtype.itemsize
+    if n_bytes > LARGE_BYTES:
+        with suppress(OSError), _unnamed_file() as file:
+            # Else a disk that fills up later would end the process, without a word.
+            os.posix_fallocate(file.fileno(), 0, n_bytes) if RESERVES else file.truncate(n_bytes)
+            return np.memmap(file, dtype, "r+", shape=shape).view(np.ndarray)
+    return np.zeros(shape, dtype)
+
+
+def taken(values: NDArray[Any], rows: NDArray[np.bool_] | NDArray[np.int64]) -> NDArray[Any]:
+    """Return `values[rows]`, mapped if it is large; the array itself where all are wanted."""
+    if rows.dtype == np.bool_:
+        if rows.all():
+            return values
+        rows = np.flatnonzero(rows)
+    chosen = zeros((len(rows), *values.shape[1:]), values.dtype)
+    for start in range(0, len(rows), BLOCK_ROWS):
+        chosen[start : start + BLOCK_ROWS] = values[rows[start : start + BLOCK_ROWS]]
+    return chosen
 
 
 def _unnamed_file() -> IO[bytes]:

@@ -7,12 +7,15 @@ only numpy to import.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tellapart.data.columns import BLOCK_ROWS, taken
 
 Floats = NDArray[np.float32]
 
@@ -46,8 +49,11 @@ class Familiar:
 
     def similarity(self, features: NDArray[np.float16]) -> Floats:
         """Return the cosine (N,) between features (N, D) and the nearest class, spread evened."""
-        rows = self._evened(features)
-        return np.asarray((rows @ self._prototypes.T).max(axis=1))
+        nearest = np.zeros(len(features), dtype=np.float32)
+        for rows in _blocks(len(features)):
+            evened = self._evened(features[rows])
+            nearest[rows] = (evened @ self._prototypes.T).max(axis=1)
+        return nearest
 
     def strangeness(self, features: NDArray[np.float16], probs: Floats) -> Floats:
         """Return how strange pictures of these features and probabilities (N, K) are, 0 and up."""
@@ -101,23 +107,18 @@ def fit_familiar(
     """
     from sklearn.utils.extmath import randomized_svd
 
-    rows = features.astype(np.float32)
-    centre = rows.mean(axis=0)
-    means = np.zeros((n_classes, rows.shape[1]), dtype=np.float32)
-    for label in np.unique(labels):
-        means[label] = rows[labels == label].mean(axis=0) - centre
-    rows -= centre
-    rows -= means[labels]
-    n, D = rows.shape
+    centre = _means(features, np.zeros(len(labels), dtype=np.int64), 1)[0]
+    means = _means(features, labels, n_classes)
+    means[np.bincount(labels, minlength=n_classes) > 0] -= centre
+    n, D = features.shape
+    inner = np.zeros((D, D), dtype=np.float64)
+    for part in _blocks(n):
+        rows = features[part].astype(np.float32) - centre - means[labels[part]]
+        inner += rows.T @ rows
     n_directions = max(1, min(DIRECTIONS, n - 1, D - 1))
-    if n > D:
-        # One product more, and the search has a small matrix: a fifth of the time.
-        _, squares, found = randomized_svd(rows.T @ rows, n_directions, n_iter=4, random_state=0)
-    else:
-        _, sizes, found = randomized_svd(rows, n_directions, n_iter=4, random_state=0)
-        squares = sizes**2
-    variance = squares.astype(np.float64) / n
-    total = max(float(np.einsum("nd,nd->", rows, rows, dtype=np.float64)) / n, 1e-12)
+    _, squares, found = randomized_svd(inner, n_directions, n_iter=4, random_state=0)
+    variance = squares / n
+    total = max(float(inner.trace()) / n, 1e-12)
     alike = SHRINKAGE * total / D
     rest = (1 - SHRINKAGE) * max(total - variance.sum(), 0.0) / max(D - n_directions, 1) + alike
     strong = (1 - SHRINKAGE) * variance + alike
@@ -127,6 +128,22 @@ def fit_familiar(
     return Familiar(
         centre, directions, stretch, evened.astype(np.float16), np.array([0, 1, 0, 1], np.float32)
     )
+
+
+def _means(features: NDArray[np.float16], labels: NDArray[np.int64], n_classes: int) -> Floats:
+    """Return the mean features (K, D) of each class, zero for one without pictures."""
+    sums = np.zeros((n_classes, features.shape[1]), dtype=np.float64)
+    for part in _blocks(len(features)):
+        rows, own = features[part].astype(np.float32), labels[part]
+        for label in np.unique(own):
+            sums[label] += rows[own == label].sum(axis=0, dtype=np.float64)
+    counts = np.bincount(labels, minlength=n_classes)[:, None]
+    return (sums / np.maximum(counts, 1)).astype(np.float32)
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    """Cut rows into parts: features of many pictures need not fit into memory."""
+    return (slice(start, start + BLOCK_ROWS) for start in range(0, n, BLOCK_ROWS))
 
 
 def held_out_similarity(
@@ -142,8 +159,8 @@ def held_out_similarity(
     similarity = np.zeros(len(labels), dtype=np.float32)
     for fold in np.unique(folds):
         out = folds == fold
-        judge = fit_familiar(features[~out], labels[~out], n_classes)
-        similarity[out] = judge.similarity(features[out])
+        judge = fit_familiar(taken(features, ~out), labels[~out], n_classes)
+        similarity[out] = judge.similarity(taken(features, out))
     return similarity
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tellapart.bundle.manifest import Calibration, Manifest
 from tellapart.data.catalog import SPLITS, Catalog
+from tellapart.data.columns import taken
 from tellapart.data.inspection import Finding, inspect_files
 from tellapart.evaluation import report as reports
 from tellapart.evaluation.calibration import Reliability, fit_temperature, reliability, softmax
@@ -224,7 +225,7 @@ class Judgement:
         """
         if self.folded is not None:
             return self.folded.probs, self.folded.decisions
-        features = self.features[self.scored]
+        features = taken(self.features, self.scored)
         probs = self.probabilities(features)
         return probs, self.decide(features, probs)
 
@@ -253,7 +254,7 @@ def judge_classifier(
     if folded is not None:
         labels, raw, probs_scored = catalog.labels, folded.raw, folded.probs
     elif scored.any():
-        logits, labels = learned.logits(features[scored]), catalog.labels[scored]
+        logits, labels = learned.logits(taken(features, scored)), catalog.labels[scored]
         raw, probs_scored = softmax(logits), softmax(logits, temperature)
     scores = score(probs_scored, labels, catalog.classes) if scored.any() else None
     before, after = (
@@ -291,7 +292,7 @@ def _leaked(material: Material, learned: Learned, features: NDArray[np.float16])
     n = int(material.leaked[rows].sum())
     if not n:
         return None
-    right = learned.logits(features[rows]).argmax(axis=1) == catalog.labels[rows]
+    right = learned.logits(taken(features, rows)).argmax(axis=1) == catalog.labels[rows]
     return Leaked(n, interval(int(right.sum()), len(rows)))
 
 
@@ -303,7 +304,7 @@ def _to_fit_on(
     if learned.probe is not None:
         return "out-of-fold", np.flatnonzero(learned.taught), learned.probe.out_of_fold_logits
     if len(valid):
-        return "valid", valid, learned.logits(features[valid])
+        return "valid", valid, learned.logits(taken(features, valid))
     return "nothing", valid, np.zeros((0, len(material.catalog.classes)), dtype=np.float32)
 
 
@@ -316,11 +317,13 @@ def _placed(
     """Place the classes, and return the similarity of the rows, which did not help with it."""
     catalog, taught = material.catalog, learned.taught
     n_classes = len(catalog.classes)
-    placed = fit_familiar(features[taught], catalog.labels[taught], n_classes)
+    placed = fit_familiar(taken(features, taught), catalog.labels[taught], n_classes)
     if not taught[rows].any():
-        return placed, placed.similarity(features[rows])
+        return placed, placed.similarity(taken(features, rows))
     folds = assign_folds(catalog.labels[rows], catalog.units[rows], N_PARTS)
-    return placed, held_out_similarity(features[rows], catalog.labels[rows], folds, n_classes)
+    return placed, held_out_similarity(
+        taken(features, rows), catalog.labels[rows], folds, n_classes
+    )
 
 
 def make_result(

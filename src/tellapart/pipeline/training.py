@@ -35,6 +35,7 @@ from tellapart.bundle.bundle import (
 )
 from tellapart.bundle.manifest import Manifest
 from tellapart.data.catalog import Catalog
+from tellapart.data.columns import taken
 from tellapart.data.pixels import (
     Preprocessing,
     available_cores,
@@ -81,6 +82,8 @@ if TYPE_CHECKING:
 # runtime and precision give 0.0; 32 bits on a GPU against 16 on a processor, some hundredths.
 MAX_DISAGREEMENT = 0.1
 N_CHECKED = 16
+# Of 400 000 pictures, in 1280 numbers each: who opens the file must hold them in memory.
+MOST_CARRIED_BYTES = 1_000_000_000
 # Settings that are longer are compared, and shown, by a hash.
 SHOWN = 60
 
@@ -457,9 +460,9 @@ def _readable(
     keep[list(unreadable)] = False
     if source.recipe.data.split in ("exact", "halve-test"):
         # Dealt once, by the number of files: a second time would deal otherwise.
-        return catalog.without(unreadable), features[keep]
+        return catalog.without(unreadable), taken(features, keep)
     rest = source.scanned.without(unreadable)
-    return inputs.split(rest, source.recipe, source.sides), features[keep]
+    return inputs.split(rest, source.recipe, source.sides), taken(features, keep)
 
 
 def _open_run(
@@ -555,11 +558,23 @@ def write(
     catalog = material.catalog
     kept = KeptFeatures(judgement.features, catalog.labels, catalog.digests, catalog.splits)
     weights = with_head_weights(weights, frozen.backbone.head, learned.weight, learned.bias)
-    keep = material.recipe.data.keep_features
+    keep = material.recipe.data.keep_features and _can_carry(judgement.features, material.progress)
     write_bundle(
         result.bundle, manifest, graph, weights, kept if keep else None, page, judgement.familiar
     )
     write_atomically(result.report, page)
+
+
+def _can_carry(features: NDArray[np.float16], progress: Progress) -> bool:
+    """Whether the file stays one that can be sent with all features in it; say so if not."""
+    if features.nbytes <= MOST_CARRIED_BYTES:
+        return True
+    progress.say(
+        f"The features of {len(features)} pictures are not kept in the file: they take "
+        f"{features.nbytes / 1e9:.1f} GB, and up to {MOST_CARRIED_BYTES / 1e9:g} are carried. "
+        f"Learning from corrections will need the pictures; `train --from` can do it."
+    )
+    return False
 
 
 def _check_graph(graph: bytes, material: Material, judgement: Judgement) -> None:

@@ -18,6 +18,7 @@ from tellapart.backbones.extractor import Extractor
 from tellapart.backbones.ranks import Ranks
 from tellapart.backbones.weights import Weights
 from tellapart.data.catalog import Catalog
+from tellapart.data.columns import BLOCK_ROWS, taken
 from tellapart.data.splitting import leaked, scored_split
 from tellapart.errors import BadRecipe, MissingExtra
 from tellapart.progress import Progress
@@ -120,7 +121,11 @@ class Learned:
 
     def logits(self, features: NDArray[np.float16]) -> Floats:
         """Compute (N, K) float32 logits of (N, D) features."""
-        return features.astype(np.float32) @ self.weight.T + self.bias
+        parts = [
+            features[start : start + BLOCK_ROWS].astype(np.float32) @ self.weight.T + self.bias
+            for start in range(0, max(1, len(features)), BLOCK_ROWS)
+        ]
+        return np.concatenate(parts)
 
 
 def learn(material: Material) -> Learned:
@@ -225,7 +230,7 @@ class _Phases:
         def solve() -> Probe:
             nonlocal solved
             solved = fit_probe(
-                features[taught],
+                taken(features, taught),
                 catalog.labels[taught],
                 catalog.units[taught],
                 len(catalog.classes),
