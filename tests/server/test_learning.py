@@ -163,9 +163,7 @@ def test_learning_says_what_is_wrong(serving: Any, format_1: Path, tmp_path: Pat
         assert ended["work"]["state"] == "stopped"
 
 
-def test_a_build_keeps_classes_and_pictures(
-    serving: Any, format_1: Path, colours: Path, tmp_path: Path
-) -> None:
+def test_a_build_keeps_classes_and_pictures(serving: Any, colours: Path, tmp_path: Path) -> None:
     """Classes are there before their pictures; a moved or deleted picture leaves its class."""
     red = {"file": (colours / "red.png").read_bytes()}
     with serving(builds=Builds(tmp_path / "builds")) as client:

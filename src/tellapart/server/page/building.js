@@ -62,7 +62,7 @@ const address = (build, ...more) => ["/v1/builds", build.id, ...more].join("/");
 const cardOf = (view, label) => view.body.querySelector(`[data-label="${CSS.escape(label)}"]`) ?? view.body;
 
 async function list(view) {
-  await attempt(view, async () => {
+  await entering(view, () => list(view), async () => {
     const builds = await api("/v1/builds", { signal: view.signal });
     builds.sort((a, b) => Date.parse(b.made) - Date.parse(a.made));
     const field = el("input", { type: "text", id: "build-name", maxlength: "100", autocomplete: "off" });
@@ -125,10 +125,15 @@ function twice(text, really, act, properties = {}) {
 }
 
 async function open(view, id) {
+  await entering(view, () => open(view, id), async () => update(view, await api(address({ id }), { signal: view.signal })));
+}
+
+// What the view begins with; without it, there is a way back and one to try again.
+async function entering(view, again, work) {
   try {
-    update(view, await api(address({ id }), { signal: view.signal }));
+    await work();
   } catch (error) {
-    view.body.replaceChildren(el("p", { class: "row" }, back()));
+    view.body.replaceChildren(el("p", { class: "row" }, back(), button(t("page.again"), again)));
     say(view, error);
   }
 }

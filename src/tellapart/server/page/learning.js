@@ -28,7 +28,8 @@ async function follow(view, started = null) {
       view.said.replaceChildren();
       const running = told.work?.state === "running";
       if (running) before ??= told.version;
-      draw(view, told);
+      // While it runs nothing changes, and a button drawn anew would lose a click.
+      if (!running || !view.body.querySelector("#learn-stop")) draw(view, told);
       const switched = before !== null && told.version !== before;
       if (!running && (switched || before === null || !due(told.work))) {
         if (before !== null) await ended(told, switched);
