@@ -305,7 +305,7 @@ def test_a_queue_without_pictures_says_how_to_keep_them(
     with serving() as client:
         audited(client, colours, {"blue": "red"})
         page = opened(client, "#review")
-        page.locator("main").get_by_text("Start the server with --thumbnails doubtful").wait_for()
+        page.locator("main").get_by_text("Start the server with --reviews DIR or").wait_for()
 
 
 def test_the_page_speaks_chinese_on_a_phone_and_is_accessible(
