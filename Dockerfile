@@ -9,7 +9,8 @@ RUN python -m venv /opt/tellapart \
 FROM python:3.11-slim
 COPY --from=build /opt/tellapart /opt/tellapart
 RUN useradd --uid 10001 --create-home tellapart && mkdir /data && chown tellapart /data
-USER tellapart
+# By number, so that a cluster can see that it is not root.
+USER 10001
 ENV PATH=/opt/tellapart/bin:$PATH TELLAPART_DATABASE=sqlite:////data/records.sqlite
 VOLUME ["/data", "/models"]
 EXPOSE 8000

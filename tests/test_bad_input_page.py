@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import logging
 import os
 import shutil
 import signal
@@ -22,6 +24,7 @@ from PIL import Image
 import tellapart
 from tellapart.data.catalog import scan
 from tellapart.data.inspection import inspect_files
+from tellapart.errors import TellapartError
 from tellapart.progress import Progress
 
 Command = Callable[..., Any]
@@ -239,6 +242,32 @@ BUNDLES = [
     Case("labelled pictures of other classes", "evaluate whole.tellapart photos", PETS),
 ]
 
+SERVE = "serve whole.tellapart"
+SERVING = [
+    Case(
+        "an address of another machine",
+        f"{SERVE} --host 203.0.113.9 --tokens tokens",
+        {"tokens": b"anna admin 0123456789abcdefghijklmn"},
+    ),
+    Case("others could ask, and there are no tokens", f"{SERVE} --host 0.0.0.0"),
+    Case("a token that is short", f"{SERVE} --tokens tokens", {"tokens": b"anna admin secret"}),
+    Case("a database of another kind", f"{SERVE} --database mysql://localhost/records"),
+    Case("two classifiers of one name", f"{SERVE} again/whole.tellapart"),
+    Case("an address where a host was expected", f"{SERVE} --allow-urls https://a.org/pictures"),
+    Case("callbacks without a secret", f"{SERVE} --callbacks orders.example.org"),
+    Case(
+        "a new class of one picture",
+        "learn taught.tellapart --from-reviews photos",
+        {"photos/cats/a.png": png(7)},
+    ),
+    Case(
+        "corrections that contradict each other",
+        "learn taught.tellapart --from-reviews photos",
+        {"photos/cats/a.png": png(7), "photos/dogs/b.png": png(7)},
+    ),
+    Case("nothing to go back to", "learn taught.tellapart --undo"),
+]
+
 SETTINGS = [
     Case("an unknown backbone", "train photos --backbone resnet81", PETS),
     Case("an unknown recipe", "train photos --recipe fats", PETS),
@@ -301,8 +330,12 @@ def make(files: Files) -> None:
             path.write_bytes(data)
 
 
-def write_bundles(whole: Path) -> None:
-    """Write the stored classifier below the current folder: whole, cut off, altered, of later."""
+def write_bundles(whole: Path, taught: Path) -> None:
+    """Write the stored classifier below the current folder: whole, cut off, altered, of later.
+
+    Also taught, one that carries what it learned from.
+    """
+    shutil.copy(taught, "taught.tellapart")
     data = whole.read_bytes()
     Path("whole.tellapart").write_bytes(data)
     Path("cut.tellapart").write_bytes(data[:-500])
@@ -340,16 +373,16 @@ def refused(case: Case, command: Command) -> str:
 
 
 def rows_of_refusals(
-    cases: list[Case], command: Command, root: Path, bundle: Path, patch: pytest.MonkeyPatch
+    cases: list[Case], command: Command, root: Path, patch: pytest.MonkeyPatch, *bundles: Path
 ) -> list[str]:
-    """Run each case in a folder of its own."""
+    """Run each case in a folder of its own; bundles: as `write_bundles` takes them."""
     rows = ["| what is wrong | command | exit code | what is said |", "|---|---|---|---|"]
     for number, case in enumerate(cases):
         folder = root / str(number)
         folder.mkdir(parents=True)
         patch.chdir(folder)
-        if case in BUNDLES:
-            write_bundles(bundle)
+        if cases in (BUNDLES, SERVING):
+            write_bundles(*bundles)
         rows.append(refused(case, command))
     return rows
 
@@ -415,6 +448,25 @@ def stopped(bundle: Path, pictures: Path) -> str:
     return f"| Ctrl-C | `predict pets.tellapart photos --json` | {run.returncode} | {cell(said)} |"
 
 
+def rows_of_codes() -> list[str]:
+    """Every exit code, and what the errors that end with it have in common."""
+    found: dict[int, list[str]] = {
+        0: ["All is well."],
+        1: ["Something that nobody foresaw: please report it."],
+        2: ["The command line is wrong: an option, a value, an argument."],
+        130: ["Ctrl-C."],
+    }
+    kinds = [TellapartError]
+    for kind in kinds:  # It grows meanwhile.
+        kinds += kind.__subclasses__()
+        if "exit_code" in vars(kind) and kind is not TellapartError:
+            said = (inspect.getdoc(kind) or "").splitlines()[0]
+            found.setdefault(kind.exit_code, []).append(said)
+    assert [code for code, said in found.items() if len(said) > 1] == []
+    rows = ["| exit code | what it means |", "|---|---|"]
+    return rows + [f"| {code} | {cell(found[code][0])} |" for code in sorted(found)]
+
+
 HEAD = """# What happens with bad input
 
 Written by `tests/test_bad_input_page.py` from what the commands really print, and held against it
@@ -440,9 +492,14 @@ def test_the_page_says_what_happens(
 ) -> None:
     """Every bad input gives what docs/bad-input.md says it gives."""
     monkeypatch.setenv("TELLAPART_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TELLAPART_DATABASE", f"sqlite:///{tmp_path / 'records.sqlite'}")
+    for name in ("tellapart.server", "uvicorn.error"):  # `serve` sends them elsewhere.
+        for told in ("handlers", "propagate", "level"):
+            monkeypatch.setattr(log := logging.getLogger(name), told, getattr(log, told))
 
     def rows(name: str, cases: list[Case]) -> list[str]:
-        return rows_of_refusals(cases, command, tmp_path / name, format_1, monkeypatch)
+        bundles = (format_1, trained.bundle)
+        return rows_of_refusals(cases, command, tmp_path / name, monkeypatch, *bundles)
 
     aside, used = rows_of_files(tmp_path / "files", monkeypatch)
     with_stop = [*rows("settings", SETTINGS), stopped(trained.bundle, digits)]
@@ -452,12 +509,14 @@ def test_the_page_says_what_happens(
             "Tables, lists and names": rows("tables", TABLES),
             "Addresses and shards": rows("shards", SHARDS),
             "Classifiers and what is given to them": rows("bundles", BUNDLES),
+            "Serving, and learning from corrections": rows("serving", SERVING),
             "Settings and places": with_stop,
             "Files that are set aside, and the training goes on": aside,
             "Files that look wrong and are used": used,
             "Pictures that meet again, and the training goes on": rows_of_repeats(
                 tmp_path / "repeats", monkeypatch
             ),
+            "All exit codes": rows_of_codes(),
         }
     )
     if os.environ.get("TELLAPART_WRITE_DOCS"):

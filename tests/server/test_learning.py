@@ -163,6 +163,36 @@ def test_learning_says_what_is_wrong(serving: Any, format_1: Path, tmp_path: Pat
         assert ended["work"]["state"] == "stopped"
 
 
+def test_a_build_keeps_classes_and_pictures(serving: Any, colours: Path, tmp_path: Path) -> None:
+    """Classes are there before their pictures; a moved or deleted picture leaves its class."""
+    red = {"file": (colours / "red.png").read_bytes()}
+    with serving(builds=Builds(tmp_path / "builds")) as client:
+        assert client.get("/v1/me").json()["builds_days"] == 30
+        path = f"/v1/builds/{client.post('/v1/builds', json={'name': 'x'}).json()['id']}"
+        longest = "花" * 66
+        for label in (longest, "red", "red"):
+            made = client.post(f"{path}/classes", params={"label": label})
+            assert made.status_code == 201
+        for bad in (longest + "花", "Red", "a/b", " x"):
+            refused = client.post(f"{path}/classes", params={"label": bad}).json()
+            assert refused["error"] == "bad_label"
+        assert (
+            "at most 200 bytes (66 Chinese characters)"
+            in client.post(f"{path}/classes", params={"label": longest + "花"}).json()["message"]
+        )
+        for label in ("red", longest):
+            told = client.post(f"{path}/pictures", params={"label": label}, files=red).json()
+        held = {one["label"]: len(one["pictures"]) for one in told["build"]["classes"]}
+        assert held == {"red": 0, longest: 1}
+        place = f"{path}/pictures/{told['added'][0]}"
+        small = client.get(place)
+        assert (small.headers["content-type"], small.content[:3]) == ("image/jpeg", b"\xff\xd8\xff")
+        assert client.post(f"{path}/train").json()["error"] == "too_few_classes"
+        assert len(client.delete(place).json()["classes"]) == 2
+        assert client.get(place).json()["error"] == "unknown_picture"
+        assert client.delete(f"{path}/train").json()["work"] is None
+
+
 @pytest.mark.slow
 def test_a_classifier_is_built(serving: Any, small: Path, tmp_path: Path, trained: Any) -> None:
     """Two classes of pictures are sent, trained, tried, fetched and deleted."""
@@ -188,6 +218,9 @@ def test_a_classifier_is_built(serving: Any, small: Path, tmp_path: Path, traine
         ended = wait(lambda: client.get(path).json(), lambda one: one["work"]["state"] != "running")
         assert ended["work"]["state"] == "done" and ended["has_file"], ended
         model = client.post(f"{path}/try").json()["model"]
+        # It is its maker's: nobody else is offered it.
+        assert model not in client.get("/v1/models").text
+        assert model not in client.get("/v1/watch").text
         asked = {"file": sorted((small / "0").iterdir())[0].read_bytes()}
         said = client.post("/v1/predict", params={"model": model}, files=asked).json()
         assert said["answers"][0]["label"] == "0"

@@ -60,24 +60,34 @@ def test_a_classifier_is_built_and_fetched(
         page.get_by_label("Name of a new classifier").fill("digits")
         page.get_by_role("button", name="Begin").click()
         for label in ("0", "1"):
-            page.get_by_label("Name of a class").fill(label)
+            page.get_by_label("Name of a class", exact=True).fill(label)
             page.get_by_role("button", name="Add the class").click()
+            page.locator(f'[data-label="{label}"]').wait_for()
+        for label in ("0", "1"):
             pictures = sorted((small / label).iterdir())
             page.set_input_files(f'[data-files="{label}"]', pictures)
             page.locator(f'[data-label="{label}"]').get_by_text("20 pictures").wait_for()
+        broken = {"name": "page.jpg", "mimeType": "image/jpeg", "buffer": b"<html>"}
+        page.set_input_files('[data-files="1"]', broken)
+        page.get_by_text("page.jpg: is a web page, not a picture").wait_for()
+        page.reload()
+        picture = page.get_by_role("button", name="1 1:")
+        picture.click()
+        picture.click()
+        page.locator('[data-label="1"]').get_by_text("19 pictures").wait_for()
         page.get_by_role("button", name="Train", exact=True).click()
         page.get_by_role("button", name="Download").wait_for(timeout=240_000)
         page.set_input_files("#build-try", sorted((small / "1").iterdir())[0])
-        page.locator('[role="status"] strong').get_by_text("1", exact=True).wait_for()
+        page.locator(".tried .bars .first").get_by_text("1", exact=True).wait_for()
         page.screenshot(path=tmp_path / "build.png", full_page=True)
         with page.expect_download() as started:
             page.get_by_role("button", name="Download").click()
         assert started.value.suggested_filename == "digits.tellapart"
         assert "features.safetensors" in zipfile.ZipFile(started.value.path()).namelist()
-        page.get_by_role("button", name="All of them").click()
+        page.get_by_role("link", name="All classifiers").click()
         page.get_by_role("button", name="Delete", exact=True).click()
         page.get_by_role("button", name="Delete for good").click()
-        page.get_by_role("button", name="Open: digits").wait_for(state="detached")
+        page.get_by_role("link", name="Open: digits").wait_for(state="detached")
         page.close()
     assert wrong == []
     assert list((tmp_path / "builds").iterdir()) == []

@@ -13,14 +13,23 @@ import pytest
 
 import tellapart.server
 from tellapart.bundle.bundle import open_bundle, rewrite_bundle
-from tellapart.server.settings import Limits
+from tellapart.server.settings import Builds, Limits, Reviews
 from tellapart.server.tokens import parse_tokens
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 FILES = Path(tellapart.server.__file__).parent / "page"
-VIEWS = ("try", "review", "history")
+# The views, and what is there once they are drawn.
+VIEWS = {
+    "try": ".bars",
+    "review": ".review",
+    "history": "tbody tr",
+    "watch": ".charts",
+    "learn": ".check",
+    "build": ".card",
+    "build?id={id}": ".thumb img[src]",
+}
 TOKENS = {role: f"{role}-0123456789abcdefghijkl" for role in ("predict", "review", "admin")}
 # Texts for what the server says in English, and for plurals that Chinese has not.
 NOT_IN_BOTH = re.compile(r"error\.|reason\.|.*\.one$")
@@ -131,10 +140,20 @@ def test_every_text_is_there_in_both_languages() -> None:
         code = re.sub(r"^\s*//.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
         named |= set(
             re.findall(
-                r'"((?:page|class|look|try|review|history|token|learn|build)\.[\w.]+)"', code
+                r'"((?:page|class|look|try|review|history|watch|token|learn|build)\.[\w.]+)"',
+                code,
             )
         )
     assert {key for key in named if key not in english and f"{key}.other" not in english} == set()
+
+
+def test_every_refusal_is_told_in_chinese() -> None:
+    """Each code that the server refuses with has a text of its own: its sentence is English."""
+    chinese = json.loads((FILES / "zh.json").read_text(encoding="utf-8"))
+    code = "".join(path.read_text(encoding="utf-8") for path in FILES.parent.glob("*.py"))
+    codes = set(re.findall(r'Refused\(\s*\d+,\s*"(\w+)"', code))
+    assert len(codes) > 30
+    assert {one for one in codes if f"error.{one}" not in chinese} == set()
 
 
 def test_a_dropped_picture_is_answered_and_audited(
@@ -286,30 +305,38 @@ def test_a_queue_without_pictures_says_how_to_keep_them(
     with serving() as client:
         audited(client, colours, {"blue": "red"})
         page = opened(client, "#review")
-        page.locator("main").get_by_text("Start the server with --thumbnails doubtful").wait_for()
+        page.locator("main").get_by_text("Start the server with --reviews DIR or").wait_for()
 
 
 def test_the_page_speaks_chinese_on_a_phone_and_is_accessible(
-    serving: Any, colours: Path, opened: Open
+    serving: Any, colours: Path, opened: Open, tmp_path: Path
 ) -> None:
     """Every view: no sideways scrolling, no English reason, nothing that axe finds, also dark."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     phone: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
-    with serving(thumbnails="all") as client:
-        audited(client, colours, {"blue": "red", "mixed": "red", "grey": "blue"})
+    folders = {"reviews": Reviews(tmp_path / "r", "all"), "builds": Builds(tmp_path / "b")}
+    with serving(thumbnails="all", **folders) as client:
+        ids = audited(client, colours, {"blue": "red", "mixed": "red", "grey": "blue"})
+        client.post(f"/v1/audits/{ids[0]}/decision", json={"decision": "向日葵 " * 20 + "x"})
+        build = client.post("/v1/builds", json={"name": "向日葵" * 30}).json()["id"]
+        sent = {"file": (colours / "red.png").read_bytes()}
+        label = {"label": "very-long-name-of-a-class" * 4}
+        client.post(f"/v1/builds/{build}/pictures", params=label, files=sent)
         for scheme, locale in (("light", "zh-CN"), ("dark", "en-GB")):
             page = opened(client, color_scheme=scheme, locale=locale, **phone)
             page.set_input_files("#files", [picture("向日葵 " * 20, colours / "red.png")])
             page.locator(".bars").wait_for()
-            for view in VIEWS:
-                page.goto(f"{str(client.base_url).rstrip('/')}/#{view}")
-                page.locator(f"#view-{view} :is(.bars, .review, tbody tr)").first.wait_for()
+            for view, drawn in VIEWS.items():
+                place = view.format(id=build)
+                page.goto(f"{str(client.base_url).rstrip('/')}/#{place}")
+                page.locator(f"#view-{view.partition('?')[0]} {drawn}").first.wait_for()
                 assert page.evaluate("document.documentElement.scrollWidth") == 360
                 found = axe.run(page, options={"resultTypes": ["violations", "passes"]})
                 assert found.violations_count == 0, found.generate_report()
                 assert len(found.response["passes"]) > 10
                 if locale == "zh-CN":
                     assert "it shows" not in page.locator("main").inner_text()
+        page.goto(f"{str(client.base_url).rstrip('/')}/#history")
         page.locator("summary").click()
         page.get_by_role("combobox", name="Language").select_option("zh")
         page.get_by_role("heading", name="审核记录").wait_for()

@@ -194,6 +194,7 @@ async def tell_who(service: Parts, token: Annotated[Token | None, may("predict")
         thumbnails=service.settings.thumbnails,
         learns=service.filing is not None,
         builds=service.settings.builds is not None,
+        builds_days=service.settings.builds.days if service.settings.builds else None,
         picture_mb=limits.picture_mb,
         request_mb=limits.request_mb,
         pictures=limits.pictures,
@@ -204,7 +205,7 @@ async def tell_who(service: Parts, token: Annotated[Token | None, may("predict")
 async def list_models(service: Parts) -> list[ModelFacts]:
     """List the classifiers that are served."""
     told = []
-    for number, model in enumerate(service.models):
+    for number, model in enumerate(service.models.offered()):
         manifest, rules = model.classifier.manifest, model.classifier.rules
         told.append(
             ModelFacts(

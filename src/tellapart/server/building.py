@@ -21,10 +21,11 @@ from typing import Annotated, Any
 from fastapi import Body, Query, Request
 from fastapi import Path as InPath
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, Response
 
 from tellapart.data.fetching import check_picture
 from tellapart.data.hashing import picture_hash
+from tellapart.data.thumbnails import jpeg, shrunk
 from tellapart.errors import OutputError, TellapartError, UnreadablePicture
 from tellapart.files import write_atomically
 from tellapart.inference.sorting import key, safe_name
@@ -53,11 +54,15 @@ from tellapart.server.service import (
 from tellapart.server.settings import Builds
 
 BuildId = Annotated[str, InPath(pattern="^[0-9a-f]{32}$")]
+PictureHash = Annotated[str, InPath(pattern="^[0-9a-f]{32}$")]
 Label = Annotated[str, Query(min_length=1, max_length=200, description="The class.")]
 FILE = "built.tellapart"
 # Built classifiers that are tried at once: each takes memory.
 MOST_TRIED = 4
 MOST_CLASSES = 100
+# What every file system takes as the name of a folder, with room to spare.
+MOST_LABEL_BYTES = 200
+SMALL_PX = 160
 CURE = "give another folder with --builds"
 
 log = logging.getLogger("tellapart.server")
@@ -177,6 +182,17 @@ async def delete_build(id: BuildId, service: Parts) -> None:
     await run_in_threadpool(_delete, service, folder)
 
 
+@router.post("/v1/builds/{id}/classes", status_code=201, dependencies=admin)
+def add_class(id: BuildId, label: Label, service: Parts) -> Build:
+    """Add a class without pictures; one that is there already stays as it is."""
+    folder = _find(service, id)
+    _check_label(folder, label)
+    with _writing(folder.path):
+        folder.of_class(label).mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.touch()
+    return _told(service, folder)
+
+
 @router.post(
     "/v1/builds/{id}/pictures",
     dependencies=admin,
@@ -204,7 +220,8 @@ def _check_label(folder: _Folder, label: str) -> None:
         raise Refused(
             422,
             "bad_label",
-            f"{label[:100]!r} cannot be the name of a class here: expected one line, without "
+            f"{label[:100]!r} cannot be the name of a class here: expected one line of at most "
+            f"{MOST_LABEL_BYTES} bytes ({MOST_LABEL_BYTES // 3} Chinese characters), without "
             f'/ \\ : * ? " < > |, and no dot or space at either end.',
         )
     there = list(folder.classes())
@@ -239,19 +256,36 @@ def _of_hash(folder: _Folder, digest: str) -> list[Path]:
     return list((folder.path / "pictures").glob(f"*/{digest}.*"))
 
 
-@router.delete("/v1/builds/{id}/pictures/{picture}", dependencies=admin)
-def delete_picture(
-    id: BuildId, picture: Annotated[str, InPath(pattern="^[0-9a-f]{32}$")], service: Parts
-) -> Build:
-    """Take a picture out of a build."""
-    folder = _find(service, id)
-    found = _of_hash(folder, picture)
+def _picture(folder: _Folder, digest: str) -> list[Path]:
+    found = _of_hash(folder, digest)
     if not found:
-        raise Refused(404, "unknown_picture", f"The build has no picture {picture}.")
-    for path in found:
+        raise Refused(404, "unknown_picture", f"The build has no picture {digest}.")
+    return found
+
+
+@router.get(
+    "/v1/builds/{id}/pictures/{picture}",
+    dependencies=admin,
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {"schema": BINARY}}}},
+)
+def get_picture(id: BuildId, picture: PictureHash, service: Parts) -> Response:
+    """Return a picture of a build, small, as JPEG."""
+    path = _picture(_find(service, id), picture)[0]
+    try:
+        small = jpeg(shrunk(path.read_bytes(), SMALL_PX))
+    except (UnreadablePicture, OSError) as error:
+        what = f"The build has no readable picture {picture}."
+        raise Refused(404, "unknown_picture", what) from error
+    return Response(small, media_type="image/jpeg")
+
+
+@router.delete("/v1/builds/{id}/pictures/{picture}", dependencies=admin)
+def delete_picture(id: BuildId, picture: PictureHash, service: Parts) -> Build:
+    """Take a picture out of a build; its class stays, if need be without pictures."""
+    folder = _find(service, id)
+    for path in _picture(folder, picture):
         path.unlink(missing_ok=True)
-        with suppress(OSError):  # Other pictures are in it.
-            path.parent.rmdir()
     return _told(service, folder)
 
 
@@ -271,12 +305,20 @@ def train_build(
 ) -> Build:
     """Train the classifier; GET of the build says how it stands."""
     folder, settings = _find(service, id), _settings(service)
-    if len(folder.classes()) < 2:
+    if sum(1 for files in folder.classes().values() if files) < 2:
         what = "Telling apart needs two classes or more, each with pictures. Nothing was trained."
         raise Refused(422, "too_few_classes", what)
     quality = (how or TrainBuild()).quality
     arguments = ["train", str(folder.path / "pictures"), "-o", str(folder.file)]
     service.jobs.start(f"build {id}", [*arguments, "--quality", quality], settings.train_s)
+    return _told(service, folder)
+
+
+@router.delete("/v1/builds/{id}/train", dependencies=admin)
+def stop_training(id: BuildId, service: Parts) -> Build:
+    """End a training that is going on; what was trained before stays."""
+    folder = _find(service, id)
+    service.jobs.stop(f"build {id}")
     return _told(service, folder)
 
 

@@ -83,7 +83,7 @@ class Models:
             raise Refused(
                 404,
                 "unknown_model",
-                f"There is no classifier {name[:100]!r}; there are: {', '.join(self._models)}.",
+                f"There is no classifier {name[:100]!r}; there are: {', '.join(self.given)}.",
             )
         return self._models[name]
 
@@ -91,6 +91,10 @@ class Models:
     def given(self) -> list[str]:
         """The names of those that the server was started with."""
         return model_names(self._settings.models)
+
+    def offered(self) -> list[Model]:
+        """Return those that the server was started with: one that is being built is its maker's."""
+        return [self._models[name] for name in self.given]
 
     def path(self, name: str) -> Path:
         """Return the file of a classifier that is served."""

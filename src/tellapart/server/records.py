@@ -357,6 +357,8 @@ def _engine(text: str) -> Engine:
         url = make_url(text)
         if url.drivername in ("postgresql", "postgres"):
             url = url.set(drivername="postgresql+psycopg")
+        if url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise NoSuchModuleError(url.get_backend_name())
         engine = create_engine(url, pool_pre_ping=True)
     except (ArgumentError, NoSuchModuleError) as error:
         # Not the text itself: a password may stand in it.
@@ -367,7 +369,7 @@ def _engine(text: str) -> Engine:
         ) from error
     except ModuleNotFoundError as error:
         raise MissingExtra(
-            f"Records in {url.get_backend_name()} need a driver that is not installed "
+            "Records in PostgreSQL need a driver that is not installed "
             f"({error.name}). Nothing was started. Install it with: "
             f"pip install 'tellapart[postgres]'"
         ) from error

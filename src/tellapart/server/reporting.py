@@ -14,4 +14,4 @@ async def watch(service: Parts) -> list[WatchedModel]:
 
     Different pictures are counted, of predictions and audits; none is kept for that.
     """
-    return [model.watch.told(model.version) for model in service.models]
+    return [model.watch.told(model.version) for model in service.models.offered()]

@@ -82,6 +82,7 @@ def prepare(settings: Settings) -> Prepared:
     config = uvicorn.Config(
         Gate(create_app(service), settings, metrics),
         http=BoundedProtocol,
+        loop="asyncio",  # The same one everywhere, not uvloop where something else brought it.
         ws="none",
         log_config=None,
         access_log=False,

@@ -147,6 +147,9 @@ class Allowed(_Answer):
     thumbnails: Thumbnails
     learns: bool = Field(description="Whether classifiers can learn from reviews here.")
     builds: bool = Field(description="Whether classifiers can be built here.")
+    builds_days: float | None = Field(
+        description="How long a build that nobody touches is kept; null: nothing is built here."
+    )
     picture_mb: float
     request_mb: float
     pictures: int = Field(description="Most pictures in a request.")

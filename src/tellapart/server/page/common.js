@@ -61,9 +61,19 @@ export function percent(share) {
   });
 }
 
+// Dates as the visitor's country writes them, if the page speaks one of their languages.
+export function locale() {
+  return navigator.languages.find((one) => one.slice(0, 2) === session.language) ?? session.language;
+}
+
 export function when(time) {
-  const how = { dateStyle: "medium", timeStyle: "short" };
-  return new Date(time).toLocaleString(document.documentElement.lang, how);
+  return new Date(time).toLocaleString(locale(), { dateStyle: "medium", timeStyle: "short" });
+}
+
+// A text of the server: in the language of the page if it is one of those below, else in English.
+export function foreign(text) {
+  const said = reason(text);
+  return el("span", { lang: session.language === "en" || said !== text ? null : "en" }, said);
 }
 
 // What people call a class of a model.
@@ -216,6 +226,15 @@ const REASONS = [
   [/^confidence (?<share>[\d.]+%) is below (?<limit>[\d.]+%), which keeps (?<right>[\d.]+%) of answers right$/, "reason.promised"],
   [/^confidence (?<share>[\d.]+%) is below (?<limit>[\d.]+%)$/, "reason.low"],
   [/^the picture could not be read: it (?<why>.+)$/, "reason.unreadable"],
+  [/^is cut off or damaged \((?<why>.+)\)$/, "reason.damaged"],
+  [/^holds nothing but (?<count>\d+) zero bytes$/, "reason.zeros"],
+  [/^is (?<width>\d+) x (?<height>\d+) px, larger than (?<most>[\d.]+) megapixels$/, "reason.pixels"],
+  [/^has more than (?<most>\d+) scans, which no camera writes$/, "reason.scans"],
+  [/^is a HEIC picture, /, "reason.heic"],
+  [/^It is not worse on (?<count>\d+) /, "reason.not_worse"],
+  [/^It took more than (?<seconds>\d+) s, and was ended\.$/, "reason.late"],
+  [/pip install 'tellapart\[train\]'/, "reason.no_train"],
+  [/these classes have fewer than (?<count>\d+) different readable pictures to learn from: (?<names>.+?)\. Nothing/, "reason.few"],
 ];
 
 export function reason(text) {
@@ -223,7 +242,7 @@ export function reason(text) {
   if (known(`reason.${text}`)) return t(`reason.${text}`);
   for (const [form, key] of REASONS) {
     const found = form.exec(text);
-    if (found) return t(key, found.groups);
+    if (found) return t(key, { ...found.groups, why: reason(found.groups?.why) });
   }
   return text;
 }

@@ -65,7 +65,8 @@ async function more(body, below, verdict, last, signal) {
   try {
     found = await api(`/v1/audits?${asked}`, { signal });
   } catch (error) {
-    if (!signal.aborted) below.replaceChildren(complaint(error));
+    const again = () => more(body, below, verdict, last, signal);
+    if (!signal.aborted) below.replaceChildren(complaint(error), button(t("page.again"), again));
     return;
   }
   const rows = found.map(row);

@@ -237,6 +237,9 @@ async function start() {
     event.preventDefault(); // The address names the view.
     document.getElementById("main").focus();
   });
+  // A file that misses its place must not take the place of the page.
+  for (const kind of ["dragover", "drop"])
+    document.addEventListener(kind, (event) => event.dataTransfer?.types.includes("Files") && event.preventDefault());
   document.addEventListener("tokenneeded", () => {
     if (session.me === null) return;
     session.me = null;

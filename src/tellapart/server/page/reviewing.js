@@ -265,7 +265,7 @@ function replace(record) {
 
 function pictureOf(record) {
   if (!record.thumbnail) {
-    const text = session.me.thumbnails === "none" ? t("review.none_kept") : t("review.not_kept");
+    const text = session.me.thumbnails === "none" && !session.me.learns ? t("review.none_kept") : t("review.not_kept");
     return el("div", { class: "nopicture note" }, el("p", {}, text), el("p", { class: "soft" }, t("review.hash", { hash: record.picture })));
   }
   const image = el("img", { alt: t("review.picture", { name: record.file_name ?? "" }) });

@@ -69,7 +69,7 @@ function intake() {
   parts.zone = el(
     "div",
     { class: "zone" },
-    el("p", { class: "big" }, t("try.drop")),
+    noFolders ? null : el("p", { class: "big" }, t("try.drop")),
     el(
       "div",
       { class: "row" },
@@ -237,7 +237,7 @@ function told(item, model) {
         el("span", { class: "soft block" }, reason(answer.why)),
       ),
     );
-  if (answer.error) parts.push(answer.verdict ? null : el("p", { class: "complaint" }, t("try.unreadable", { why: answer.error })));
+  if (answer.error) parts.push(answer.verdict ? null : el("p", { class: "complaint" }, t("try.unreadable", { why: reason(answer.error) })));
   else if (!answer.verdict && answer.unsure)
     parts.push(el("p", { class: "answer unsure" }, el("span", { class: "verdict unsure" }, t("verdict.unsure")), el("span", { class: "soft block" }, reason(answer.reason))));
   if (answer.top.length) parts.push(bars(answer.top, model));

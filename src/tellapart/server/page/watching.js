@@ -1,7 +1,7 @@
 // What arrived in the last day, and whether it still looks like what was learned. The charts are
 // small SVG drawings; each says its numbers in words too, and the table below holds all of them.
 
-import { api, complaint, el, named, percent, session, t, when } from "./common.js";
+import { api, complaint, el, locale, named, percent, session, t, when } from "./common.js";
 
 const BARS = 24;
 const STEP_MS = 600_000;
@@ -82,13 +82,15 @@ function warned(warnings) {
 function gathered(steps) {
   if (!steps.length) return [];
   const first = Date.parse(steps[0].at);
-  const span = Date.now() - first;
-  const length = Math.max(1, Math.ceil(span / STEP_MS / BARS)) * STEP_MS;
+  const span = Math.max(0, Date.now() - first);
+  const length = Math.max(1, Math.ceil((span + 1) / STEP_MS / BARS)) * STEP_MS;
+  // The last bar is now.
+  const before = BARS - 1 - Math.floor(span / length);
   const bars = [];
   for (const step of steps) {
-    const place = Math.floor((Date.parse(step.at) - first) / length);
+    const place = before + Math.floor((Date.parse(step.at) - first) / length);
     bars[place] ??= {
-      at: first + place * length,
+      at: first + (place - before) * length,
       length,
       n: 0, unsure: 0, strange: 0, far: 0, n_placed: 0, unreadable: 0,
       labels: {}, verdicts: {},
@@ -99,6 +101,7 @@ function gathered(steps) {
       for (const [name, count] of Object.entries(step[key]))
         bar[key][name] = (bar[key][name] ?? 0) + count;
   }
+  bars.from = first - before * length;
   return bars; // With holes where nothing arrived.
 }
 
@@ -119,7 +122,7 @@ function chart(title, said, bars, drawing) {
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}: ${said}` },
     drawing,
   );
-  const from = bars.length ? clock(bars[0].at) : "";
+  const from = bars.length ? clock(bars.from) : "";
   return el(
     "figure",
     { class: "card" },
@@ -130,7 +133,7 @@ function chart(title, said, bars, drawing) {
 }
 
 function clock(time) {
-  return new Date(time).toLocaleTimeString(session.language, { timeStyle: "short" });
+  return new Date(time).toLocaleTimeString(locale(), { timeStyle: "short" });
 }
 
 function bar(place, bottom, share, kind, told) {
