@@ -27,15 +27,10 @@ from tellapart.data.catalog import (
     walk,
 )
 from tellapart.data.fetching import fetch_all, in_words
-from tellapart.data.shards import (
-    Columns,
-    Index,
-    choose_columns,
-    find_shards,
-    index_of,
-    split_member,
-    split_of,
-)
+from tellapart.data.shards.finding import find_shards
+from tellapart.data.shards.index import Index, index_of
+from tellapart.data.shards.names import Columns, split_member, split_of
+from tellapart.data.shards.reading import choose_columns
 from tellapart.data.tables import ABOUT, TABLE_SUFFIXES, Table, open_table, read_lines, split_line
 from tellapart.errors import (
     AmbiguousData,
