@@ -175,4 +175,6 @@ def table(header: list[str], rows: Iterable[list[str]]) -> None:
 
 
 def quoted(path: Path) -> str:
-    return shlex.quote(str(path))
+    from tellapart.stores import shown
+
+    return shlex.quote(shown(path))

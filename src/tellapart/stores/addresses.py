@@ -27,6 +27,7 @@ SCHEMES = {
 # What people may mean as well, and is refused in words.
 _OTHERS = frozenset({"ftp", "ftps", "sftp", "hf", "dbfs", "smb", "oss", "cos", "wasb", "wasbs"})
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(//?)")
+_PASSWORD = re.compile(r"^(\w+://)[^/?#@]*:[^/?#]*@")
 # Of these, a query or a variable is a secret, and is cut out of what is said.
 SECRET = re.compile(r"(secret|token|key|sig|signature|password|credential|sas|connection)", re.I)
 
@@ -93,13 +94,19 @@ def checked(text: str) -> str:
 
 
 def shown(address: str | os.PathLike[str]) -> str:
-    """Return an address as it may be printed: a query that holds secrets is left out."""
-    text, mark, query = os.fspath(address).partition("?")
-    return (
-        f"{text}?…"
-        if mark and is_address(text) and SECRET.search(query)
-        else f"{text}{mark}{query}"
-    )
+    """Return an address as it may be printed or kept: without a query that holds secrets.
+
+    The name of a picture in a shard stays behind it; other paths are returned as they are.
+    """
+    text = os.fspath(address)
+    if not is_address(text):
+        return text
+    text = _PASSWORD.sub(r"\1…@", _SCHEME.sub(r"\1://", text, count=1))
+    where, _, query = text.partition("?")
+    if not SECRET.search(query):
+        return text
+    _, mark, member = query.partition("#")
+    return f"{where}?…{mark}{member}"
 
 
 def extra_of(address: str | os.PathLike[str]) -> str:

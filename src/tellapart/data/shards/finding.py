@@ -14,7 +14,7 @@ from tellapart.data.shards.names import Columns, expand_braces, kind_of
 from tellapart.data.shards.rows import picture_columns
 from tellapart.data.tables import load_pyarrow
 from tellapart.errors import BadShards, listed
-from tellapart.files import open_binary
+from tellapart.files import is_file, open_binary
 from tellapart.stores import is_address, place, shown
 
 
@@ -38,7 +38,7 @@ def find_shards(path: Path, columns: Columns | None = None) -> list[str]:
 
 
 def _all_there(names: Sequence[str]) -> list[str]:
-    missing = [one for one in names if not _is_file(one)]
+    missing = [one for one in names if not is_file(one)]
     if missing:
         raise BadShards(
             f"{len(missing)} of {len(names)} shards are not there: "
@@ -46,13 +46,6 @@ def _all_there(names: Sequence[str]) -> list[str]:
             f"stands for. Nothing was read. Copy them there, or correct the range."
         )
     return list(names)
-
-
-def _is_file(path: str) -> bool:
-    if not is_address(path):
-        return Path(path).is_file()
-    there = stores.info(path)
-    return there is not None and there.is_file()
 
 
 def _entries(folder: str | Path) -> list[stores.Entry]:
