@@ -9,6 +9,7 @@ from pathlib import Path, PosixPath
 from urllib.parse import urlsplit
 
 from tellapart.errors import BadAddress
+from tellapart.hiding import without_secrets
 
 # scheme -> the part of the install that brings what talks to it; "" needs nothing more.
 SCHEMES = {
@@ -27,9 +28,6 @@ SCHEMES = {
 # What people may mean as well, and is refused in words.
 _OTHERS = frozenset({"ftp", "ftps", "sftp", "hf", "dbfs", "smb", "oss", "cos", "wasb", "wasbs"})
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(//?)")
-_PASSWORD = re.compile(r"^(\w+://)[^/?#@]*:[^/?#]*@")
-# Of these, a query or a variable is a secret, and is cut out of what is said.
-SECRET = re.compile(r"(secret|token|key|sig|signature|password|credential|sas|connection)", re.I)
 
 
 class Address(PosixPath):
@@ -94,19 +92,12 @@ def checked(text: str) -> str:
 
 
 def shown(address: str | os.PathLike[str]) -> str:
-    """Return an address as it may be printed or kept: without a query that holds secrets.
+    """Return an address as it may be printed or kept: without what is secret in it.
 
     The name of a picture in a shard stays behind it; other paths are returned as they are.
     """
     text = os.fspath(address)
-    if not is_address(text):
-        return text
-    text = _PASSWORD.sub(r"\1…@", _SCHEME.sub(r"\1://", text, count=1))
-    where, _, query = text.partition("?")
-    if not SECRET.search(query):
-        return text
-    _, mark, member = query.partition("#")
-    return f"{where}?…{mark}{member}"
+    return without_secrets(_SCHEME.sub(r"\1://", text, count=1)) if is_address(text) else text
 
 
 def extra_of(address: str | os.PathLike[str]) -> str:

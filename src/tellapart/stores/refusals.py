@@ -7,7 +7,8 @@ import re
 from contextlib import suppress
 
 from tellapart.errors import StoreRefused, TellapartError
-from tellapart.stores.addresses import SCHEMES, SECRET, shown
+from tellapart.hiding import SECRET
+from tellapart.stores.addresses import SCHEMES, shown
 
 # What a failure is called, by the libraries, where credentials lack or are wrong.
 _REFUSED = frozenset(
