@@ -87,6 +87,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tellapart.hiding import without_secrets
+
 
 def listed(names: Sequence[str], most: int = 6) -> str:
     """Write names one after the other, and how many more there are."""
@@ -95,9 +97,12 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 
 class TellapartError(Exception):
-    """Base of all errors that carry a message for the user."""
+    """Base of all errors that carry a message for the user, without secrets of addresses."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class DataError(TellapartError):

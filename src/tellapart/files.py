@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import IO
 
 from tellapart import stores
-from tellapart.errors import DataNotFound, DiskFull, NotWritable, OutputError, StoreError
+from tellapart.errors import (
+    BadAddress,
+    DataNotFound,
+    DiskFull,
+    NotWritable,
+    OutputError,
+    StoreError,
+)
 from tellapart.stores import Address, is_address
 
 # What the user can do when a result, or something kept between runs, cannot be written.
@@ -105,6 +112,20 @@ def check_writable(path: Path, cure: str = ELSEWHERE) -> None:
             probe.unlink()
 
 
+def on_this_machine(path: str | Path, what: str, cure: str = ELSEWHERE) -> Path:
+    """Return a path here with ~ expanded; an address is refused, as `what` needs a folder here.
+
+    Raises:
+        BadAddress.
+    """
+    if is_address(path):
+        raise BadAddress(
+            f"{stores.shown(path)} lies in a store, and {what} on this machine alone. Expected a "
+            f"folder here. Nothing was done. Copy it there afterwards: {cure}."
+        )
+    return Path(path).expanduser()
+
+
 def open_binary(path: str | Path) -> IO[bytes]:
     """Open a file for reading, on this machine or at an address.
 
@@ -112,6 +133,28 @@ def open_binary(path: str | Path) -> IO[bytes]:
         OSError, StoreError.
     """
     return stores.open_read(path) if is_address(path) else Path(path).open("rb")
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a file lies at a path, on this machine or at an address.
+
+    Raises:
+        StoreError.
+    """
+    if is_address(path):
+        there = stores.info(path)
+        return there is not None and there.is_file()
+    return os.path.isfile(path)  # noqa: PTH113 (pathlib raises for a name too long)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Read all of a file, on this machine or at an address.
+
+    Raises:
+        OSError, StoreError.
+    """
+    with open_binary(path) as file:
+        return file.read()
 
 
 def local_copy(address: Path) -> Path:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from tellapart.hiding import without_secrets
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -38,12 +40,12 @@ class Progress:
     def say(self, text: str) -> None:
         """Tell one line, unless quiet."""
         if self.level != "quiet":
-            print(text, file=sys.stderr, flush=True)
+            print(without_secrets(text), file=sys.stderr, flush=True)
 
     def detail(self, text: str) -> None:
         """Tell one line when asked to be verbose."""
         if self.level == "verbose":
-            print(text, file=sys.stderr, flush=True)
+            print(without_secrets(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tellapart.data.addresses import checked_addresses, is_public, is_url, place_of
+from tellapart.data.addresses import checked_addresses, is_url, place_of
 from tellapart.data.fetching import (
     Fetcher,
     Limits,
@@ -25,6 +25,7 @@ from tellapart.data.fetching import (
 )
 from tellapart.errors import NotFetched, UnreadablePicture
 from tellapart.progress import Progress
+from tellapart.stores.addresses import is_public
 
 # Short enough that a test of what is slow takes half a second.
 QUICK = Limits(

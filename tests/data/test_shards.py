@@ -18,10 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tellapart.data import shards
 from tellapart.data.hashing import picture_hash
 from tellapart.data.pixels import Loaded, read_file
 from tellapart.data.reading import DataSource, data_name, read_catalog
+from tellapart.data.shards.index import kept_in
+from tellapart.data.shards.names import Columns
+from tellapart.data.shards.reading import in_reading_order
 from tellapart.errors import AmbiguousData, BadLabels, BadShards, UnreadablePicture
 from tellapart.inference.inputs import Inputs
 from tellapart.progress import Progress
@@ -163,7 +165,7 @@ def test_ranges_and_folders_of_shards_with_splits(tmp_path: Path) -> None:
     with pytest.raises(BadShards) as raised:
         read_catalog(tmp_path / "train-{000..004}.tar")
     assert str(raised.value) == (
-        f"2 of 5 shards are not there: {tmp_path}/train-003.tar; {tmp_path}/train-004.tar. "
+        f"2 of 5 shards are not there: {tmp_path}/train-003.tar, {tmp_path}/train-004.tar. "
         f"Expected every file that the range in braces stands for. Nothing was read. Copy them "
         f"there, or correct the range."
     )
@@ -272,7 +274,7 @@ def test_a_shard_is_read_once(tmp_path: Path) -> None:
     settle(path)
     time.sleep(0.01)
     first = read_catalog(path)
-    kept = shards._kept_in(str(path), shards.Columns())
+    kept = kept_in(str(path), Columns())
     if not kept.exists():  # Its time of status is that of now, and is believed two seconds later.
         time.sleep(2.1)
         first = read_catalog(path)
@@ -325,7 +327,7 @@ def test_reading_order_is_that_of_the_shards(tmp_path: Path) -> None:
     """Rows ordered by class are read from front to back; plain files stay in their order."""
     path = write_tar(tmp_path / "a.tar", with_cls(range(6)))
     catalog = read_catalog(path, Progress("quiet"))
-    order = shards.in_reading_order(catalog.paths.tolist())
+    order = in_reading_order(catalog.paths.tolist())
     names = [catalog.paths[row].partition("#")[2] for row in order]
     assert names == [f"{n:04d}.png" for n in range(6)]
-    assert shards.in_reading_order(["b.jpg", "a.jpg"]) == [0, 1]
+    assert in_reading_order(["b.jpg", "a.jpg"]) == [0, 1]

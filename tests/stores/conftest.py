@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tellapart import stores
+from tellapart.stores import asking
 
 
 class Line:
@@ -135,10 +135,10 @@ def s3_server() -> Iterator[tuple[Line, Any]]:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{line.port}")
-        patch.setattr(stores, "LIMITS", stores.Limits(2, 1, 5, tries=3, wait_s=0.02, misses=4))
-        stores._talker.cache_clear()
+        patch.setattr(asking, "LIMITS", asking.Limits(2, 1, 5, tries=3, wait_s=0.02, misses=4))
+        asking._talker.cache_clear()
         yield line, client
-        stores._talker.cache_clear()
+        asking._talker.cache_clear()
     client.close()
     line.close()
     server.stop()
@@ -150,7 +150,7 @@ def store(s3_server: tuple[Line, Any], request: pytest.FixtureRequest) -> Iterat
     line, client = s3_server
     line.faults.clear()
     line.asked.clear()
-    stores._misses.clear()
+    asking._misses.clear()
     name = f"test-{abs(hash(request.node.name)) % 10**10}"
     client.create_bucket(Bucket=name)
     yield Store(name, line, client)

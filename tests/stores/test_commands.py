@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tellapart import stores
+from tellapart.stores import asking
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
@@ -138,7 +138,7 @@ def test_lines_in_a_store_are_gone_on_with_or_not_there(
     lost = command("predict", format_1, photos, "--out", out, "--quiet")
     assert lost.code == 123
     store.line.always.clear()
-    stores._misses.clear()
+    asking._misses.clear()
     assert store.names("answers") == []
     assert command("predict", format_1, f"{photos}/red.png", "--out", out, "--quiet").code == 0
     again = command("predict", format_1, photos, "--out", out, "--resume", "--quiet")
@@ -212,7 +212,7 @@ def test_shards_and_folders_of_a_server_of_pages(
 ) -> None:
     """A tar is read as a stream; of a folder the page that lists it is followed."""
     monkeypatch.setenv("TELLAPART_ALLOW_PRIVATE", "1")
-    stores._talker.cache_clear()
+    asking._talker.cache_clear()
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for path in sorted(colours.iterdir()):

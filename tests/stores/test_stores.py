@@ -11,7 +11,7 @@ import pytest
 from tellapart import stores
 from tellapart.errors import BadAddress, MissingExtra, NotWritable, StoreNotReached, StoreRefused
 from tellapart.files import check_writable, local_copy, replacing, write_atomically
-from tellapart.stores import Address, is_address, place, shown
+from tellapart.stores import Address, asking, is_address, place, shown
 
 
 def test_an_address_stays_itself_through_pathlib() -> None:
@@ -118,7 +118,7 @@ def test_a_connection_that_stays_broken_is_an_error(store: object) -> None:
         "Check the network and the address, then repeat the command."
     )
     assert not raised.value.given_up
-    for _ in range(stores.LIMITS.misses - 1):
+    for _ in range(asking.LIMITS.misses - 1):
         with pytest.raises(StoreNotReached):
             stores.read(address)
     n_asked = len(store.line.asked)
@@ -143,10 +143,10 @@ def test_without_credentials(store: object, monkeypatch: pytest.MonkeyPatch) -> 
     """It says where they are looked for, and prints none."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    stores._talker.cache_clear()
+    asking._talker.cache_clear()
     with pytest.raises(StoreRefused) as raised:
         stores.read(f"{store.address}/x")
-    stores._talker.cache_clear()
+    asking._talker.cache_clear()
     assert str(raised.value) == (
         f"{store.address}/x may not be used: Unable to locate credentials. Expected credentials "
         f"that allow it, where the store's own tools look for them: AWS_ACCESS_KEY_ID and "
@@ -160,7 +160,7 @@ def test_without_what_talks_to_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    stores._talker.cache_clear()
+    asking._talker.cache_clear()
     with pytest.raises(MissingExtra) as raised:
         stores.info("gs://bucket/x")
     assert str(raised.value).endswith("Install it with: pip install 'tellapart[gs]'")
@@ -195,7 +195,7 @@ def _page(data: bytes, ranges: bool) -> object:
 def test_a_server_of_pages(web: object, monkeypatch: pytest.MonkeyPatch, ranges: bool) -> None:
     """Files are read in any order, also where the server knows no parts of files."""
     monkeypatch.setenv("TELLAPART_ALLOW_PRIVATE", "1")
-    stores._talker.cache_clear()
+    asking._talker.cache_clear()
     data = os.urandom(300_000)
     web.pages["/a.tar"] = _page(data, ranges)
     address = f"{web.url}/a.tar"
@@ -213,8 +213,8 @@ def test_a_server_of_pages(web: object, monkeypatch: pytest.MonkeyPatch, ranges:
 def test_private_addresses_are_not_asked(web: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for pictures of the web: only where the user allows it."""
     monkeypatch.delenv("TELLAPART_ALLOW_PRIVATE", raising=False)
-    stores._talker.cache_clear()
-    stores._misses.clear()
+    asking._talker.cache_clear()
+    asking._misses.clear()
     with pytest.raises(BadAddress) as raised:
         stores.info(f"{web.url}/a.tar")
     assert str(raised.value) == (
@@ -222,4 +222,4 @@ def test_private_addresses_are_not_asked(web: object, monkeypatch: pytest.Monkey
         "Expected one of the internet. Nothing was read. Set TELLAPART_ALLOW_PRIVATE=1 to allow it."
     )
     assert web.asked == []
-    stores._misses.clear()
+    asking._misses.clear()

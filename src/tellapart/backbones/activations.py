@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from tellapart.backbones.cache import describe, mark_used
 from tellapart.data.columns import BLOCK_ROWS, forget, zeros
 from tellapart.data.pixels import Pixels, Preprocessing, decode_with_names
-from tellapart.data.shards import in_reading_order
+from tellapart.data.shards.reading import in_reading_order
 from tellapart.errors import OutputError, UnreadablePicture
 from tellapart.files import ELSEWHERE_KEPT, cache_folder, write_atomically
 from tellapart.progress import Progress

@@ -28,6 +28,7 @@ from tellapart.errors import (
 )
 from tellapart.evaluation.familiarity import Familiar
 from tellapart.files import local_copy, replacing
+from tellapart.hiding import without_secrets
 from tellapart.stores import Address, place, shown
 
 SUFFIX = ".tellapart"
@@ -347,7 +348,8 @@ def damaged(path: Path, what: str) -> BundleDamaged:
 
 
 def _manifest_bytes(manifest: Manifest) -> bytes:
-    return json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False).encode()
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    return without_secrets(text).encode()
 
 
 def _features_bytes(kept: KeptFeatures) -> bytes:

@@ -167,6 +167,7 @@ def similar(
 ) -> None:
     """Find the pictures of a folder that are most like a given one."""
     from tellapart.pipeline.features import find_similar
+    from tellapart.stores import shown
 
     _refuse_both(backbone, model)
     answers = find_similar(
@@ -180,24 +181,29 @@ def similar(
         progress=open_progress(quiet, verbose),
     )
     if as_json:
-        page = str(out) if out else None
+        page = shown(out) if out else None
         print_json({"page": page, "answers": [one.as_dict() for one in answers]})
         return
     for one in answers:
         _show_similar(one)
     if out:
-        print(f"Page: {out}")
+        print(f"Page: {shown(out)}")
 
 
 def _show_similar(answer: Answer) -> None:
-    print(answer.picture)
+    from tellapart.stores import shown
+
+    print(shown(answer.picture))
     if answer.error:
         print(f"    not read: it {answer.error}")
     for one in answer.similar:
-        print(f"    {one.similarity:5.2f}  {one.path}{'  (the same file)' * one.same_file}")
+        print(f"    {one.similarity:5.2f}  {shown(one.path)}{'  (the same file)' * one.same_file}")
 
 
 def _show_groups(found: Grouped, gallery: Path, out: Path | None) -> None:
+    from tellapart.stores import is_address, place
+
+    gallery = place(gallery)
     copies = found.n - found.n_different
     print(f"{found.n} pictures, {copies} of them copies, in {len(found.groups)} groups.")
     print()
@@ -217,9 +223,10 @@ def _show_groups(found: Grouped, gallery: Path, out: Path | None) -> None:
         print(f"They lie in {found.n_folders} folders, whose names were not used. If these are")
         print(f"their classes, learn from them: tellapart train {quoted(gallery)}")
     print(f"Look at {found.folder / 'groups.html'}")
-    print("and write names into groups.csv beside it, then:")
-    again = f" --out {quoted(out)}" if out else ""
-    print(f"    tellapart group {quoted(gallery)}{again} --into NEW_FOLDER")
+    if not is_address(gallery):  # In a store, nothing is moved.
+        print("and write names into groups.csv beside it, then:")
+        again = f" --out {quoted(out)}" if out else ""
+        print(f"    tellapart group {quoted(gallery)}{again} --into NEW_FOLDER")
     if found.next:
         print(f"Most worth a label: the {len(found.next)} pictures of next.csv, for")
         print(f"    tellapart train {quoted(found.folder / 'next.csv')} --root {quoted(gallery)}")
@@ -227,7 +234,9 @@ def _show_groups(found: Grouped, gallery: Path, out: Path | None) -> None:
 
 def _tell_left(left: Sequence[SetAside]) -> None:
     if left:
-        print(f"Left out: {len(left)}; the first, {left[0].path}")
+        from tellapart.stores import shown
+
+        print(f"Left out: {len(left)}; the first, {shown(left[0].path)}")
         print(f"    {left[0].reason}")
 
 

@@ -89,6 +89,7 @@ def inspect(
     from tellapart import pipeline
     from tellapart.pipeline import cleaning, one_picture
     from tellapart.pipeline.diagnosis import write_page
+    from tellapart.stores import shown
 
     wanted, left_out = _kinds(fail_on), _kinds(drop)
     pipeline.check_kinds(wanted, "--fail-on")
@@ -120,7 +121,7 @@ def inspect(
         _tell(found)
         if cleaned:
             _tell_cleaned(cleaned)
-        print(f"Page: {report}" if report else "See the pictures: add --report PAGE.html")
+        print(f"Page: {shown(report)}" if report else "See the pictures: add --report PAGE.html")
     pipeline.check_findings(found, wanted)
 
 
@@ -212,6 +213,8 @@ def _tell_cleaned(cleaned: Cleaned) -> None:
 
 
 def _tell_one(picture: OnePicture, report: Path | None) -> None:
+    from tellapart.stores import shown
+
     for name, value in picture.facts.items():
         say(f"{name:18} {value}", " " * 19)
     if picture.exif:
@@ -221,8 +224,8 @@ def _tell_one(picture: OnePicture, report: Path | None) -> None:
     print()
     for note in picture.notes:
         say(note)
-    shown = "See its red, green and blue: add --report PAGE.html"
-    print(f"Page: {report}" if report else shown)
+    hint = "See its red, green and blue: add --report PAGE.html"
+    print(f"Page: {shown(report)}" if report else hint)
 
 
 def say(text: str, indent: str = "") -> None:

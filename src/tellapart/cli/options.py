@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tellapart.hiding import without_secrets
 from tellapart.progress import Progress
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def open_progress(quiet: bool, verbose: bool) -> Progress:
 
 def print_json(value: Any) -> None:
     # ASCII alone: right in every encoding, and the only way to say a name that is no UTF-8.
-    print(json.dumps(value))
+    print(without_secrets(json.dumps(value)))
 
 
 def table(header: list[str], rows: Iterable[list[str]]) -> None:
@@ -175,4 +176,6 @@ def table(header: list[str], rows: Iterable[list[str]]) -> None:
 
 
 def quoted(path: Path) -> str:
-    return shlex.quote(str(path))
+    from tellapart.stores import shown
+
+    return shlex.quote(shown(path))

@@ -115,10 +115,15 @@ def serve(
         raise typer.BadParameter(f"--thumbnails {thumbnails}: expected none, doubtful or all.")
     if reviews_of not in ("doubtful", "all"):
         raise typer.BadParameter(f"--reviews-of {reviews_of}: expected doubtful or all.")
+    from tellapart.files import on_this_machine
     from tellapart.server.running import serve as run
     from tellapart.server.settings import Builds, Limits, Reviews, Settings
     from tellapart.server.tokens import read_secret, read_tokens
 
+    if reviews:
+        reviews = on_this_machine(reviews, "what people decide is kept", "name one with --reviews")
+    if builds:
+        builds = on_this_machine(builds, "what is built is kept", "name one with --builds")
     settings = Settings(
         models=tuple(models),
         database=database or default_database(),

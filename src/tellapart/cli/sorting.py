@@ -96,8 +96,9 @@ def undo(
 ) -> None:
     """Take the last sort into a folder back: files, folders and times as they were."""
     from tellapart.inference.moving import undo as take_back
+    from tellapart.stores import place
 
-    outcome = take_back(into.expanduser(), open_progress(quiet, verbose))
+    outcome = take_back(place(into), open_progress(quiet, verbose))
     if as_json:
         print_json(outcome.as_dict())
     else:

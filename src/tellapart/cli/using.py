@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -334,7 +335,8 @@ def _drawer(
 
 
 def _json_line(prediction: Prediction) -> None:
-    print_json(prediction.as_dict())
+    # The path as it was given, with all of its query: by it an answer is known.
+    print(json.dumps(prediction.as_dict()))
 
 
 def _csv_writer() -> Callable[[Prediction], None]:
@@ -352,11 +354,12 @@ def _csv_writer() -> Callable[[Prediction], None]:
 
 def _text_lines(prediction: Prediction) -> None:
     from tellapart.evaluation.decision import STRANGE
+    from tellapart.stores import shown
 
     if prediction.error:
-        print(f"{prediction.path}\n    not read: it {prediction.error}")
+        print(f"{shown(prediction.path)}\n    not read: it {prediction.error}")
         return
-    print(prediction.path)
+    print(shown(prediction.path))
     for label, confidence in prediction.top:
         print(f"    {confidence:6.1%}  {prediction.shown(label)}")
     if prediction.unsure:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from tellapart.errors import NotFetched
-from tellapart.stores import is_public, private_allowed
-
-__all__ = ["Place", "checked_addresses", "is_public", "is_url", "place_of", "private_allowed"]
+from tellapart.stores.addresses import is_public
 
 # What is escaped already, and what has a meaning in a path or a query, stays as it is.
 _KEPT = "/%:=&?~#+!$,;'@()*[]"

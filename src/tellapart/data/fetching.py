@@ -33,12 +33,12 @@ from tellapart.data.addresses import (
     checked_addresses,
     is_allowed,
     place_of,
-    private_allowed,
 )
 from tellapart.data.pixels import available_cores, decode
 from tellapart.errors import NotFetched, UnreadablePicture
 from tellapart.files import ELSEWHERE_KEPT, cache_folder, output_error, write_atomically
 from tellapart.progress import Progress
+from tellapart.stores.addresses import private_allowed
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection

@@ -367,7 +367,7 @@ def _is_far(path: str) -> bool:
 
 
 def _is_member(path: str) -> bool:
-    from tellapart.data.shards import split_member
+    from tellapart.data.shards.names import split_member
 
     return split_member(path) is not None
 

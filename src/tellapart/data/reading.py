@@ -27,15 +27,10 @@ from tellapart.data.catalog import (
     walk,
 )
 from tellapart.data.fetching import fetch_all, in_words
-from tellapart.data.shards import (
-    Columns,
-    Index,
-    choose_columns,
-    find_shards,
-    index_of,
-    split_member,
-    split_of,
-)
+from tellapart.data.shards.finding import find_shards
+from tellapart.data.shards.index import Index, index_of
+from tellapart.data.shards.names import Columns, split_member, split_of
+from tellapart.data.shards.reading import choose_columns
 from tellapart.data.tables import ABOUT, TABLE_SUFFIXES, Table, open_table, read_lines, split_line
 from tellapart.errors import (
     AmbiguousData,
@@ -45,6 +40,7 @@ from tellapart.errors import (
     DataNotFound,
     NothingFetched,
 )
+from tellapart.files import is_file
 from tellapart.progress import Progress
 from tellapart.stores import is_address, place, shown
 
@@ -670,11 +666,11 @@ def named_urls(source: DataSource, progress: Progress) -> list[NamedUrl]:
         BadTable: also where a row names no URL. BadLabels, DataNotFound, AmbiguousData,
         MissingExtra.
     """
-    source = replace(source, path=source.path.expanduser())
-    if not os.path.isfile(source.path):  # noqa: PTH113 (pathlib raises for a name too long)
+    source = replace(source, path=place(source.path))
+    if not is_file(source.path):
         raise DataNotFound(
-            f"{source.path} is not a file. Expected a table (.csv, .tsv, .parquet) or a text of "
-            f"URLs and labels. Nothing was fetched. Check the path."
+            f"{shown(source.path)} is not a file. Expected a table (.csv, .tsv, .parquet) or a "
+            f"text of URLs and labels. Nothing was fetched. Check the path."
         )
     about: dict[str, dict[str, str]] = {}
     also: dict[str, str] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tellapart import stores
 from tellapart.data.addresses import is_url
-from tellapart.data.shards import read_member, split_member
+from tellapart.data.shards.names import split_member
+from tellapart.data.shards.reading import read_member
 from tellapart.errors import StoreNotReached, UnreadablePicture
 
 

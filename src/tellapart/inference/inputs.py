@@ -15,14 +15,9 @@ from tellapart import stores
 from tellapart.data.addresses import is_url
 from tellapart.data.catalog import SetAside, walk
 from tellapart.data.pixels import PICTURE_SUFFIXES
-from tellapart.data.shards import (
-    SUFFIXES,
-    Columns,
-    choose_columns,
-    expand_braces,
-    find_shards,
-    paths_of,
-)
+from tellapart.data.shards.finding import find_shards
+from tellapart.data.shards.names import Columns, expand_braces, kind_of
+from tellapart.data.shards.reading import choose_columns, paths_of
 from tellapart.data.tables import TABLE_SUFFIXES, open_table
 from tellapart.errors import BadTable
 
@@ -94,9 +89,9 @@ class Inputs:
         """Find the shards that are meant, if any."""
         if Path(one).suffix.lower() in PICTURE_SUFFIXES:
             return []
-        if is_url(one) and not expand_braces(one)[0].lower().endswith((*SUFFIXES, "/")):
+        if is_url(one) and not one.endswith("/") and not kind_of(expand_braces(one)[0]):
             return []  # A picture, which is not asked for to find out.
-        if one.lower().endswith(".parquet") and not _may_be_shard(one):
+        if kind_of(one) == "parquet" and not _may_be_shard(one):
             return []
         return find_shards(stores.place(one), Columns(self.column))
 
@@ -160,7 +155,7 @@ def _costs_to_count(one: str) -> bool:
     """Whether only reading, or asking a store, would tell how many pictures there are."""
     return (
         stores.is_address(one)
-        or one.lower().endswith(SUFFIXES)
+        or bool(kind_of(one))
         or (_is_folder(one) and bool(find_shards(stores.place(one))))
     )
 

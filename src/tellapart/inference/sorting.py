@@ -18,6 +18,7 @@ from typing import Any, Literal
 from tellapart.data.catalog import SetAside, walk
 from tellapart.data.dates import taken
 from tellapart.errors import SortRefused
+from tellapart.stores import is_address, shown
 
 How = Literal["move", "copy", "hardlink", "symlink"]
 
@@ -145,6 +146,14 @@ def check_folders(gallery: Path, into: Path) -> None:
         SortRefused.
     """
     nothing = "Nothing was moved."
+    for folder in (gallery, into):
+        if is_address(folder):
+            raise SortRefused(
+                f"{shown(folder)} lies in a store, where nothing is moved: what is sorted can be "
+                f"taken back, and that stands on this machine's files. Expected folders here. "
+                f"{nothing} Copy the pictures here first, or write what each of them is into a "
+                f"table: tellapart predict MODEL ADDRESS --out FILE.csv"
+            )
     if not gallery.is_dir():
         raise SortRefused(
             f"{gallery} is not a folder that can be sorted. Expected a folder of pictures. "

@@ -24,7 +24,7 @@ from tellapart.data.openverse import search
 from tellapart.data.reading import DataSource, NamedUrl, named_urls
 from tellapart.data.tables import ABOUT
 from tellapart.errors import BadCollection, BadLabels, NotFetched, NothingFetched
-from tellapart.files import output_error, replacing, write_atomically
+from tellapart.files import on_this_machine, output_error, replacing, write_atomically
 from tellapart.inference.sorting import key, safe_name
 from tellapart.progress import Progress
 
@@ -106,7 +106,7 @@ def collect(
             f"as the labels are. Nothing was fetched. Give it to `train`."
         )
     wanted = named_urls(source, progress)
-    into = Path(into).expanduser()
+    into = on_this_machine(into, "pictures are collected", CURE)
     _check_classes(into, {one.label for one in wanted})
     with _open(into, progress) as collection:
         done = collection.done
@@ -136,7 +136,7 @@ def collect_search(
         SearchFailed, BadCollection, DiskFull, NotWritable.
     """
     progress = progress or Progress("quiet")
-    into = Path(into).expanduser()
+    into = on_this_machine(into, "pictures are collected", CURE)
     fetcher = fetcher or Fetcher()
     _check_classes(into, {label})
     with _open(into, progress) as collection:

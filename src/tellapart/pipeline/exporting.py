@@ -6,6 +6,7 @@ import json
 import secrets
 import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,8 +23,9 @@ from tellapart.bundle.export import TARGETS, Precision, Target, example_pixels, 
 from tellapart.bundle.manifest import Int8
 from tellapart.bundle.quantization import MAX_CALIBRATION, quantised
 from tellapart.data.catalog import Catalog
-from tellapart.data.pixels import Pixels, decode_many, read_pixels
+from tellapart.data.pixels import Pixels, decode_many, read_file, read_pixels
 from tellapart.data.reading import AnyData, read_catalog
+from tellapart.data.shards.names import split_member
 from tellapart.data.splitting import scored_split
 from tellapart.errors import (
     CannotExport,
@@ -32,10 +34,10 @@ from tellapart.errors import (
     UnreadablePicture,
 )
 from tellapart.evaluation.calibration import softmax
-from tellapart.files import check_writable, output_error
+from tellapart.files import check_writable, on_this_machine, output_error
 from tellapart.inference.inputs import expand
 from tellapart.progress import Progress
-from tellapart.stores import place
+from tellapart.stores import is_address, place, shown
 from tellapart.training.runs import list_runs
 
 Floats = NDArray[np.float32]
@@ -133,9 +135,11 @@ def export(
     """
     progress = progress or Progress()
     bundle = open_bundle(model)
-    folder = Path(output).expanduser() if output else Path(f"{bundle.path.stem}-{target}")
+    folder = on_this_machine(
+        output or f"{bundle.path.stem}-{target}", "exports are written", "write to a folder with -o"
+    )
     _refuse_existing(folder)
-    where = Path(check).expanduser() if check else _trained_on(bundle)
+    where = place(check) if check else _trained_on(bundle)
     paths = spread(expand([str(where)]) if where else [], N_CHECKED)
     runtime_from = None if web_runtime is None else Path(web_runtime)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
@@ -232,7 +236,7 @@ def _trained_on(bundle: Bundle) -> Path | None:
 
 def _nothing(bundle: Bundle, where: Path | None) -> NothingToCheckOn:
     looked = (
-        f"{where} holds no picture that can be read"
+        f"{shown(where)} holds no picture that can be read"
         if where
         else "no pictures were named, and where it was trained is not known here or no longer there"
     )
@@ -266,14 +270,15 @@ def _agreement(
         raise _nothing(bundle, where)
     pixels = np.stack(pictures)
     example = example_pixels(bundle.manifest.preprocessing)
-    theirs = np.stack([example(paths[row]) for row in rows])
+    with tempfile.TemporaryDirectory(prefix="tellapart-") as folder:
+        theirs = np.stack([example(_file_of(paths[row], Path(folder))) for row in rows])
     in_32 = _answers(bundle, bundle.graph, "f32", pixels)
     in_8 = _answers(bundle, bundle.int8_graph, None, pixels) if precision == "int8" else None
     ours = in_32 if in_8 is None else in_8
     in_16 = _answers(bundle, bundle.graph, "bf16", pixels) if best_precision() == "bf16" else None
     return Agreement(
         n=len(pixels),
-        folder=str(where),
+        folder=shown(where) if where else str(where),
         runtime=_runtime_of(target),
         same_pixels=difference(ours, answer(pixels)),
         from_files=difference(ours, answer(theirs)),
@@ -281,6 +286,15 @@ def _agreement(
         bits_16=None if in_16 is None else difference(in_32, in_16),
         bits_8=None if in_8 is None else difference(in_32, in_8),
     )
+
+
+def _file_of(path: str, folder: Path) -> str:
+    """Return a file with a picture, as the example reads files: of others, a copy in a folder."""
+    if not is_address(path) and split_member(path) is None:
+        return path
+    copy = folder / f"picture{Path(path.partition('?')[0]).suffix}"
+    copy.write_bytes(read_file(path))
+    return str(copy)
 
 
 def _answers(bundle: Bundle, graph: bytes, precision: Any, pixels: NDArray[np.uint8]) -> Floats:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart import stores
 from tellapart.backbones.activations import KeptSet
 from tellapart.bundle.bundle import open_bundle
 from tellapart.data.catalog import Catalog, SetAside, no_folder, scan_unlabelled, walk
@@ -34,7 +33,7 @@ from tellapart.pipeline.unlabelled import (
     open_gallery,
 )
 from tellapart.progress import Progress
-from tellapart.stores import place
+from tellapart.stores import is_address, place, shown
 
 ELSEWHERE = "choose another place with --out"
 THUMBNAIL_PX = 160
@@ -95,7 +94,7 @@ def write_features(
     left = [SetAside(str(catalog.paths[row]), why) for row, why in filled.unreadable.items()]
     if len(left) == len(catalog):
         raise NoReadablePicture(
-            f"None of the pictures of {stores.shown(data.path)} could be read. The first, "
+            f"None of the pictures of {shown(data.path)} could be read. The first, "
             f"{left[0].path}, {left[0].reason}. Nothing was written. Check the files."
         )
     rows = _Rows(catalog, kept, frozenset(filled.unreadable), np.dtype(kind))
@@ -261,15 +260,15 @@ def find_similar(
         DataNotFound: a picture is not there. NoReadablePicture, and those of `open_eyes`.
     """
     progress = progress or Progress()
-    wanted = [str(Path(picture).expanduser().absolute()) for picture in pictures]
-    missing = [path for path in wanted if not Path(path).is_file()]
+    wanted = [str(place(picture).absolute()) for picture in pictures]
+    missing = [path for path in wanted if not (is_address(path) or Path(path).is_file())]
     if missing:
         raise DataNotFound(
             f"{', '.join(missing[:6])}: there is no such file. Expected picture files, and last a "
             f"folder to look through. Nothing was looked at. Check the paths."
         )
     if page is not None:
-        check_writable(Path(page).expanduser(), ELSEWHERE)
+        check_writable(place(page), ELSEWHERE)
     eyes = open_eyes(backbone, open_bundle(model) if model else None, device, progress)
     seen = open_gallery(folder, eyes, progress)
     hashed, errors = hash_files(wanted, None, progress)
@@ -279,11 +278,11 @@ def find_similar(
     answers = _answers(wanted, digests, errors, kept, seen, top)
     if len(errors) == len(wanted):
         raise NoReadablePicture(
-            f"{wanted[0]} {errors[0]}. Expected a picture to compare with. Nothing was compared. "
-            f"Check the file."
+            f"{shown(wanted[0])} {errors[0]}. Expected a picture to compare with. Nothing was "
+            f"compared. Check the file."
         )
     if page is not None:
-        write_atomically(Path(page).expanduser(), _page(answers, seen), ELSEWHERE)
+        write_atomically(place(page), _page(answers, seen), ELSEWHERE)
     return answers
 
 
@@ -325,8 +324,8 @@ def _files_of(seen: Gallery) -> list[list[str]]:
 def _page(answers: Sequence[Answer], seen: Gallery) -> str:
     sections = []
     # At least one, and as many as keep the page small.
-    shown = answers[: max(1, BUDGET // (1 + max(len(one.similar) for one in answers)))]
-    for one in shown:
+    first = answers[: max(1, BUDGET // (1 + max(len(one.similar) for one in answers)))]
+    for one in first:
         paths = [one.picture, *(other.path for other in one.similar)]
         notes = ["asked about", *(_note(other) for other in one.similar)]
         about = one.error or f"the {len(one.similar)} most similar"
@@ -334,9 +333,9 @@ def _page(answers: Sequence[Answer], seen: Gallery) -> str:
         sections.append(
             ContactGroup(Path(one.picture).name, about, one.error is not None, pictures)
         )
-    about = f"Looked for among {len(seen.paths)} pictures of {seen.root}."
-    if len(shown) < len(answers):
-        about += f" The first {len(shown)} of {len(answers)} that were asked about are shown."
+    about = f"Looked for among {len(seen.paths)} pictures of {shown(seen.root)}."
+    if len(first) < len(answers):
+        about += f" The first {len(first)} of {len(answers)} that were asked about are shown."
     return render_contact_sheet(seen.root.name, about, sections, [], "similar pictures")
 
 

@@ -25,7 +25,7 @@ from tellapart.evaluation.grouping import (
     without_strangers,
 )
 from tellapart.evaluation.sheet import ContactGroup, render_contact_sheet
-from tellapart.files import write_atomically
+from tellapart.files import on_this_machine, write_atomically
 from tellapart.inference.classifier import Classifier
 from tellapart.pipeline.naming import (
     ELSEWHERE,
@@ -39,6 +39,7 @@ from tellapart.pipeline.naming import (
 )
 from tellapart.pipeline.unlabelled import Gallery, contacts, open_eyes, open_gallery
 from tellapart.progress import Progress
+from tellapart.stores import is_address, place, shown
 
 PAGE = "groups.html"
 N_NEXT = 24
@@ -116,14 +117,14 @@ def group(
     """
     progress = progress or Progress()
     start = time.monotonic()
-    gallery = Path(gallery).expanduser().absolute()
+    gallery = place(gallery).absolute()
     target = tables_folder(gallery, out)
     bundle = open_bundle(model) if model else None
     check_place(target)
     seen = open_gallery(gallery, open_eyes(backbone, bundle, device, progress), progress)
     if n_groups is not None and n_groups > len(seen.different):
         raise TooFewToGroup(
-            f"{n_groups} groups were asked for, and {gallery} holds {len(seen.different)} "
+            f"{n_groups} groups were asked for, and {shown(gallery)} holds {len(seen.different)} "
             f"different pictures. Expected at least one for each group. Nothing was written. Ask "
             f"for fewer with --groups, or leave it out."
         )
@@ -150,9 +151,16 @@ def group(
 
 
 def tables_folder(gallery: Path, out: str | Path | None) -> Path:
-    """Return where the tables of a gallery lie: as given, or FOLDER-groups in this folder."""
-    name = gallery.expanduser().resolve().name or "pictures"
-    return Path(out).expanduser() if out else Path.cwd() / f"{name}-groups"
+    """Return where the tables of a gallery lie: as given, or FOLDER-groups in this folder.
+
+    Raises:
+        BadAddress: as given, and not on this machine.
+    """
+    if out:
+        return on_this_machine(out, "the page and the tables are written", ELSEWHERE)
+    gallery = place(gallery)
+    name = (gallery if is_address(gallery) else gallery.resolve()).name or "pictures"
+    return Path.cwd() / f"{name}-groups"
 
 
 class _Album:
@@ -213,7 +221,7 @@ class _Album:
                     *((shown_path(one.path), "", one.group or "", one.why) for one in result.next),
                 ],
             },
-            {"gallery": str(result.gallery), "made_on": datetime.now(UTC).isoformat()},
+            {"gallery": shown(result.gallery), "made_on": datetime.now(UTC).isoformat()},
         )
         write_atomically(result.folder / PAGE, self._page(result), ELSEWHERE)
 
@@ -239,10 +247,10 @@ class _Album:
         return np.asarray(self.first[rows[np.argsort(-self.found.typical[rows], kind="stable")]])
 
     def _page(self, result: Grouped) -> str:
-        shown = result.groups[: BUDGET // FEWEST]
-        each = min(MOST, max(FEWEST, BUDGET // (len(shown) + 1)))
+        largest = result.groups[: BUDGET // FEWEST]
+        each = min(MOST, max(FEWEST, BUDGET // (len(largest) + 1)))
         sections = []
-        for one in shown:
+        for one in largest:
             rows, notes = self._chosen(one.number - 1, each)
             about = f"{one.n} pictures"
             if result.n_folders > 1:
@@ -253,26 +261,25 @@ class _Album:
             about = f"{result.n_none} pictures, unlike the others of any group"
             sections.append(self._section("No group", about, rows, [""] * len(rows), True))
         if result.next:
-            place = {path: row for row, path in enumerate(self.seen.paths)}
+            row_of = {path: row for row, path in enumerate(self.seen.paths)}
             first = result.next[:MOST_NEXT]
-            rows = np.array([place[str(self.seen.root / one.path)] for one in first])
+            rows = np.array([row_of[str(self.seen.root / one.path)] for one in first])
             about = f"{len(rows)} of the {len(result.next)} pictures of {NEXT}: they teach most"
             reasons = [one.why for one in first]
             sections.append(self._section("Label these next", about, rows, reasons))
         return render_contact_sheet(
             result.gallery.name,
-            f"{result.n} pictures of {result.gallery} in {len(result.groups)} groups.",
+            f"{result.n} pictures of {shown(result.gallery)} in {len(result.groups)} groups.",
             sections,
             [
                 f"Write names for groups into the column “name” of {GROUPS}. Two groups may get "
                 f"the same name; one without a name stays where it is.",
                 f"A picture that belongs elsewhere: change its group in {PICTURES}, or give it a "
                 f"name of its own there.",
-                f"Then: tellapart group {result.gallery.name} --into NEW_FOLDER shows what would "
-                f"go where; --apply does it, and tellapart undo takes it back.",
+                _then(result.gallery),
                 *(
-                    [f"The {len(shown)} largest groups are shown."]
-                    if len(shown) < len(result.groups)
+                    [f"The {len(largest)} largest groups are shown."]
+                    if len(largest) < len(result.groups)
                     else []
                 ),
             ],
@@ -295,6 +302,15 @@ class _Album:
     ) -> ContactGroup:
         paths = [self.seen.paths[row] for row in rows]
         return ContactGroup(name, about, unsure, contacts(paths, notes, THUMBNAIL_PX))
+
+
+def _then(gallery: Path) -> str:
+    if is_address(gallery):
+        return f"{PICTURES} and {GROUPS} say what belongs together: nothing is moved in a store."
+    return (
+        f"Then: tellapart group {gallery.name} --into NEW_FOLDER shows what would go where; "
+        f"--apply does it, and tellapart undo takes it back."
+    )
 
 
 def _doubts(classifier: Classifier, seen: Gallery) -> tuple[NDArray[np.float32], list[str]]:

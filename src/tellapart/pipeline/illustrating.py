@@ -11,10 +11,11 @@ from pathlib import Path
 from tellapart.data.pixels import decode, read_file, seen_box
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.report import percent
-from tellapart.files import output_error, write_atomically
+from tellapart.files import on_this_machine, output_error, write_atomically
 from tellapart.inference.classifier import Classifier, Prediction
 from tellapart.inference.drawing import PICTURE_PX, answer_png, explanation_png
 from tellapart.inference.lettering import unwritable
+from tellapart.stores import shown
 
 CURE = "name another folder"
 
@@ -43,20 +44,21 @@ class Illustrator:
         if prediction.label is None or prediction.confidence is None:
             return ()
         written = []
+        name = shown(prediction.path)
         try:
             picture = decode(read_file(prediction.path), PICTURE_PX)
             if self.show is not None:
                 note = f"Unsure: {prediction.reason}" if prediction.unsure else None
                 answers = [(prediction.shown(name), share) for name, share in prediction.top]
-                png = answer_png(picture, prediction.path, answers, note)
-                written.append(self._write(self.show, prediction.path, "answer", png))
+                png = answer_png(picture, name, answers, note)
+                written.append(self._write(self.show, name, "answer", png))
             if self.explain is not None:
                 found = self.classifier.explain(prediction.path, prediction.label)
                 height, width, _ = picture.shape
                 box = seen_box(height, width, self.classifier.manifest.preprocessing)
                 said = f"{prediction.shown(found.label)}: {percent(prediction.confidence)} sure"
-                png = explanation_png(picture, box, found.heat, prediction.path, said)
-                written.append(self._write(self.explain, prediction.path, "why", png))
+                png = explanation_png(picture, box, found.heat, name, said)
+                written.append(self._write(self.explain, name, "why", png))
         except UnreadablePicture:
             # Taken away since it was answered.
             return tuple(written)
@@ -85,10 +87,13 @@ def open_illustrator(
     """Get ready to draw answers about pictures, given as files, folders or patterns.
 
     Raises:
-        NotExplainable: explanations are wanted, and there can be none.
+        NotExplainable: explanations are wanted, and there can be none. BadAddress.
     """
     if explain is not None:
         _ = classifier.explainer
+        explain = on_this_machine(explain, "pictures are drawn", CURE)
+    if show is not None:
+        show = on_this_machine(show, "pictures are drawn", CURE)
     return Illustrator(classifier, show, explain, common_folder(pictures))
 
 
@@ -97,9 +102,9 @@ def unwritable_names(classifier: Classifier) -> str | None:
     letters = unwritable("".join(classifier.manifest.shown))
     if not letters:
         return None
-    shown = letters[:10] + ("…" if len(letters) > 10 else "")
+    some = letters[:10] + ("…" if len(letters) > 10 else "")
     return (
-        f"No font on this machine has the letters {shown} of the class names: boxes stand for "
+        f"No font on this machine has the letters {some} of the class names: boxes stand for "
         f"them in the pictures that are drawn. Install one that has, such as Noto Sans."
     )
 

@@ -17,6 +17,7 @@ from tellapart.files import output_error, write_atomically
 from tellapart.inference.outputs import csv_line
 from tellapart.inference.sorting import How, Plan, Verdict, check_folders, plan_sort
 from tellapart.progress import Progress
+from tellapart.stores import place
 
 GROUPS, PICTURES, NEXT, ABOUT = "groups.csv", "pictures.csv", "next.csv", "about.json"
 ELSEWHERE = "choose another place with --out"
@@ -90,8 +91,7 @@ def plan_named(
     Raises:
         TablesNotFound, TablesDoNotFit, BadTable; SortRefused: the folders do not go together.
     """
-    gallery = Path(gallery).expanduser().absolute()
-    into = Path(into).expanduser()
+    gallery, into = place(gallery).absolute(), place(into)
     check_folders(gallery, into.absolute())
     rows, n_unnamed = _named_rows(Path(tables).expanduser())
     there = [row for row in rows if (gallery / row.path).is_file()]

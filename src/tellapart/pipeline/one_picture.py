@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tellapart import stores
 from tellapart.data.inspection import BLANK_CONTRAST, BLURRED, DARK_LEVEL, EVEN, GREY_COLOUR
 from tellapart.data.looks import exif_facts, look_at
 from tellapart.data.pixels import PICTURE_SUFFIXES, read_file
@@ -15,6 +16,7 @@ from tellapart.data.thumbnails import shrunk, webp
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.diagnosis import Channel, render_picture
 from tellapart.files import write_atomically
+from tellapart.stores import is_address, place, shown
 
 SHOWN_PX = 512
 
@@ -41,6 +43,9 @@ class OnePicture:
 
 def is_picture(path: Path) -> bool:
     """Say whether a path is one picture, not a set of them: a file with a picture's suffix."""
+    if is_address(path):
+        there = path.suffix.lower() in PICTURE_SUFFIXES and stores.info(path)
+        return bool(there and there.is_file())
     path = path.expanduser()
     is_file = os.path.isfile(path)  # noqa: PTH113 (a name that is too long)
     return path.suffix.lower() in PICTURE_SUFFIXES and is_file
@@ -52,13 +57,14 @@ def look_closer(path: str | Path, report: Path | None = None) -> OnePicture:
     Raises:
         UnreadablePicture: it is none, and what it is instead. DiskFull, NotWritable.
     """
-    path = Path(path).expanduser()
+    path = place(path)
     try:
         data = read_file(path)
         look = look_at(data)
     except UnreadablePicture as error:
         raise UnreadablePicture(
-            f"{path} {error}. Expected a picture that can be read whole. Nothing was changed."
+            f"{shown(path)} {error}. Expected a picture that can be read whole. Nothing was "
+            f"changed."
         ) from error
     colour = [round(float(value) / 255, 4) for value in look["mean"]]
     spread = [round(float(value) / 255, 4) for value in look["std"]]
@@ -75,7 +81,7 @@ def look_closer(path: str | Path, report: Path | None = None) -> OnePicture:
         "hash": look["hash"].tobytes().hex(),
     }
     facts = {
-        "File": str(path),
+        "File": shown(path),
         "Size": f"{numbers['width_px']} x {numbers['height_px']} px, {len(data):,} bytes",
         "Format": numbers["format"],
         "Brightness": f"{numbers['light']:.3f} of 1, contrast {numbers['contrast']:.3f}",
@@ -83,7 +89,7 @@ def look_closer(path: str | Path, report: Path | None = None) -> OnePicture:
         "Std (R, G, B)": ", ".join(f"{value:.3f}" for value in spread),
         "Blur": f"{numbers['blur']:.2f} (0 sharp; above {BLURRED:g} it counts as blurred)",
     }
-    found = OnePicture(str(path), facts, exif_facts(data), tuple(_oddities(look)), numbers)
+    found = OnePicture(shown(path), facts, exif_facts(data), tuple(_oddities(look)), numbers)
     if report is not None:
         write_atomically(report, _page(found, data), "choose another place with --report")
     return found

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from tellapart import stores
 from tellapart.backbones.frozen import FrozenBackbone
 from tellapart.backbones.registry import find_backbone
 from tellapart.backbones.weights import Weights
@@ -33,7 +34,7 @@ from tellapart.evaluation.comparison import (
 )
 from tellapart.evaluation.report import percent
 from tellapart.evaluation.scores import Interval, interval
-from tellapart.files import check_writable, write_atomically
+from tellapart.files import check_writable, is_file, read_bytes, write_atomically
 from tellapart.pipeline.corrections import Corrected, add_corrections
 from tellapart.pipeline.inputs import head_of, report_path
 from tellapart.pipeline.outcome import (
@@ -46,6 +47,7 @@ from tellapart.pipeline.outcome import (
 from tellapart.pipeline.training import write
 from tellapart.pipeline.unlabelled import open_eyes
 from tellapart.progress import Progress
+from tellapart.stores import Address, place
 from tellapart.training.history import History, PhaseRecord
 from tellapart.training.phases import Learned, Material
 from tellapart.training.probe import assign_folds, fit_probe, move_head
@@ -220,15 +222,15 @@ def undo_learning(model: str | Path) -> Path:
     Raises:
         NothingToLearnOn: there is none. BundleDamaged: it is no whole classifier.
     """
-    path = Path(model).expanduser()
+    path = place(model)
     before = previous_path(path)
-    if not before.is_file():
+    if not is_file(before):
         raise NothingToLearnOn(
             f"{before} does not exist, so there is nothing to go back to. Expected was the "
             f"classifier that `tellapart learn` kept when it replaced {path}. Nothing was changed."
         )
     page = open_bundle(before).report
-    old, new = before.read_bytes(), path.read_bytes() if path.is_file() else None
+    old, new = read_bytes(before), read_bytes(path) if is_file(path) else None
     write_atomically(path, old)
     write_atomically(report_path(path), page)
     if new is not None:
@@ -242,7 +244,7 @@ def previous_path(path: Path) -> Path:
 
 
 def _target(bundle: Bundle, output: str | Path | None, dry_run: bool) -> Path:
-    target = Path(output).expanduser() if output else bundle.path
+    target = place(output) if output else bundle.path
     if target.suffix != SUFFIX:
         target = target.with_name(target.name + SUFFIX)
     if not dry_run:
@@ -507,9 +509,9 @@ def _switch(
             f"Expected was the classifier that was learned from. Nothing was written. Learn again."
         )
     previous = None
-    if result.bundle.is_file():
+    if is_file(result.bundle):
         previous = previous_path(result.bundle)
-        write_atomically(previous, result.bundle.read_bytes())
+        write_atomically(previous, read_bytes(result.bundle))
     write(result, manifest, material, judgement, frozen)
     return previous
 
@@ -541,5 +543,8 @@ def _notes(bundle: Bundle) -> tuple[str, ...]:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
+    if isinstance(path, Address):
+        there = stores.info(path)
+        return (there and there.facts) or (0, 0, 0)
     found = path.stat()
     return found.st_ino, found.st_mtime_ns, found.st_size

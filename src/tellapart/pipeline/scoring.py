@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tellapart.data.catalog import SPLITS, Catalog
 from tellapart.data.inspection import inspect_files
 from tellapart.data.reading import AnyData, read_catalog
-from tellapart.data.shards import in_reading_order
+from tellapart.data.shards.reading import in_reading_order
 from tellapart.errors import (
     ClassMismatch,
     NoReadablePicture,

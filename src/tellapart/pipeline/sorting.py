@@ -22,6 +22,7 @@ from tellapart.inference.sorting import (
     plan_sort,
 )
 from tellapart.progress import Progress
+from tellapart.stores import place
 
 # Pictures a class on the contact sheet, and their longer side.
 SHOWN = 12
@@ -48,7 +49,7 @@ def plan_sorting(
         SortRefused: the folders do not go together, or the layout is none.
     """
     progress = progress or Progress("quiet")
-    gallery, into = Path(gallery).expanduser(), Path(into).expanduser()
+    gallery, into = place(gallery), place(into)
     check_layout(layout)
     paths, aside = find_gallery(gallery.absolute(), into.absolute())
 

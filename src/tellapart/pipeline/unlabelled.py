@@ -25,6 +25,7 @@ from tellapart.data.thumbnails import shrunk, webp
 from tellapart.errors import DataNotFound, NoReadablePicture, UnreadablePicture
 from tellapart.evaluation.sheet import Contact
 from tellapart.progress import Progress
+from tellapart.stores import place, shown
 
 # Pictures whose features are in memory at once.
 BATCH = 2048
@@ -87,7 +88,7 @@ class Gallery:
 
     def relative(self, row: int) -> str:
         """Return a path below the gallery, parts joined by "/"."""
-        return Path(self.paths[row]).relative_to(self.root).as_posix()
+        return place(self.paths[row]).relative_to(self.root).as_posix()
 
 
 def batches(kept: KeptSet, digests: Sequence[bytes]) -> Iterator[NDArray[np.float16]]:
@@ -103,7 +104,7 @@ def open_gallery(folder: str | Path, eyes: Extractor, progress: Progress) -> Gal
     Raises:
         DataNotFound: no folder. NoReadablePicture: there is no picture that can be read.
     """
-    root = Path(folder).expanduser().absolute()
+    root = place(folder).absolute()
     paths, left = find_pictures(root, progress)
     hashed, unopened = hash_files(paths, root, progress)
     digests: list[bytes] = hashed.tolist()
@@ -115,18 +116,18 @@ def open_gallery(folder: str | Path, eyes: Extractor, progress: Progress) -> Gal
     left += [SetAside(there[row], why) for row, why in filled.unreadable.items()]
     read = [row for row in range(len(there)) if row not in filled.unreadable]
     if not read:
-        first = f" The first, {left[-1].path}, {left[-1].reason}." if left else ""
+        last = f" The first, {shown(left[-1].path)}, {left[-1].reason}." if left else ""
         raise NoReadablePicture(
-            f"None of the {len(paths)} pictures below {root} could be read.{first} Nothing was "
-            f"written. Check the files and their permissions."
+            f"None of the {len(paths)} pictures below {shown(root)} could be read.{last} Nothing "
+            f"was written. Check the files and their permissions."
         )
-    place: dict[bytes, int] = {}
-    picture = [place.setdefault(known[row], len(place)) for row in read]
+    first: dict[bytes, int] = {}
+    picture = [first.setdefault(known[row], len(first)) for row in read]
     return Gallery(
         root,
         tuple(there[row] for row in read),
         tuple(known[row] for row in read),
-        tuple(place),
+        tuple(first),
         np.array(picture, dtype=np.int64),
         kept,
         tuple(left),
@@ -143,7 +144,8 @@ def find_pictures(root: Path, progress: Progress) -> tuple[list[str], list[SetAs
     trouble = no_folder(root)
     if trouble:
         raise DataNotFound(
-            f"{root} {trouble}. Expected a folder of pictures. Nothing was read. Check the path."
+            f"{shown(root)} {trouble}. Expected a folder of pictures. Nothing was read. Check "
+            f"the path."
         )
     aside: list[SetAside] = []
     paths, left = [], []
@@ -152,13 +154,13 @@ def find_pictures(root: Path, progress: Progress) -> tuple[list[str], list[SetAs
             path.encode()
             paths.append(path)
         except UnicodeEncodeError:
-            shown = path.encode(errors="backslashreplace").decode()
-            left.append(SetAside(shown, "has a name that is not valid UTF-8; rename it"))
+            said = path.encode(errors="backslashreplace").decode()
+            left.append(SetAside(said, "has a name that is not valid UTF-8; rename it"))
     tell_not_entered(aside, progress)
     if not paths:
         raise NoReadablePicture(
-            f"There are no pictures below {root}. Expected files such as .jpg or .png; folders are "
-            f"looked through, hidden ones are not. Nothing was written. Check the path."
+            f"There are no pictures below {shown(root)}. Expected files such as .jpg or .png; "
+            f"folders are looked through, hidden ones are not. Nothing was written. Check the path."
         )
     return paths, left
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tellapart.errors import CannotResume, OutputError
 from tellapart.files import output_error, write_atomically
+from tellapart.hiding import without_secrets
 from tellapart.progress import Progress
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _write_facts(facts: RunFacts) -> None:
     if facts.folder is None:
         return
     stored = {key: value for key, value in vars(facts).items() if key != "folder"}
-    text = json.dumps(stored, indent=1)
+    text = without_secrets(json.dumps(stored, indent=1))
     write_atomically(facts.folder / "run.json", text, ELSEWHERE_RUNS)
 
 
