@@ -18,7 +18,7 @@ from tellapart.data.catalog import Catalog, SetAside, no_folder, scan_unlabelled
 from tellapart.data.columns import forget
 from tellapart.data.hashing import hash_files
 from tellapart.data.reading import DataSource, read_catalog
-from tellapart.data.shards import find_shards
+from tellapart.data.shards.finding import find_shards
 from tellapart.data.tables import load_pyarrow
 from tellapart.errors import DataNotFound, NoReadablePicture, NotWritable
 from tellapart.evaluation.grouping import most_similar
