@@ -123,7 +123,8 @@ export const token = {
 // Why there is no answer. wait_s: when to ask again, as the server says.
 export class Refusal extends Error {
   constructor(status, code, message, wait_s = null) {
-    super(session.language !== "en" && known(`error.${code}`) ? t(`error.${code}`) : message);
+    const said = reason(message);
+    super(session.language !== "en" && said === message && known(`error.${code}`) ? t(`error.${code}`) : said);
     Object.assign(this, { status, code, wait_s });
   }
 }
@@ -226,6 +227,7 @@ const REASONS = [
   [/^confidence (?<share>[\d.]+%) is below (?<limit>[\d.]+%), which keeps (?<right>[\d.]+%) of answers right$/, "reason.promised"],
   [/^confidence (?<share>[\d.]+%) is below (?<limit>[\d.]+%)$/, "reason.low"],
   [/^the picture could not be read: it (?<why>.+)$/, "reason.unreadable"],
+  [/^None of the pictures could be read; the first (?<why>.+)\.$/, "reason.unreadable"],
   [/^is cut off or damaged \((?<why>.+)\)$/, "reason.damaged"],
   [/^holds nothing but (?<count>\d+) zero bytes$/, "reason.zeros"],
   [/^is (?<width>\d+) x (?<height>\d+) px, larger than (?<most>[\d.]+) megapixels$/, "reason.pixels"],

@@ -348,12 +348,22 @@ function drawProgress() {
   if (!parts.frame) return;
   const n = count("done") + count("failed");
   const all = state.items.length;
+  const said = t("try.progress", { done: n, all });
+  const line = parts.frame.progress.querySelector("[data-running]");
+  if (state.running && line) {
+    // A button that is drawn anew while somebody presses it loses the click.
+    line.querySelector("strong").textContent = said;
+    line.querySelector("span").textContent = state.note;
+    const bar = parts.frame.progress.querySelector("progress");
+    Object.assign(bar, { max: all, value: n, ariaLabel: said });
+    return;
+  }
   const again = state.items.filter((item) => item.state === "failed" && item.file && item.url);
   const focused = parts.frame.progress.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
   parts.frame.progress.replaceChildren(
-    el("div", { class: "row" },
-      el("strong", {}, t("try.progress", { done: n, all })),
-      state.note ? el("span", { class: "soft" }, state.note) : null,
+    el("div", { class: "row", "data-running": Boolean(state.running) },
+      el("strong", {}, said),
+      el("span", { class: "soft" }, state.note),
       el("span", { class: "grow" }),
       state.running ? button(t("try.cancel"), cancel, { "data-focus": "cancel" }) : null,
       !state.running && n < all ? button(t("try.go_on"), run, { class: "main", "data-focus": "go" }) : null,
@@ -369,7 +379,7 @@ function drawProgress() {
         parts.files.parentElement.querySelector("button").focus();
       }, { class: "plain", "data-focus": "clear" }),
     ),
-    el("progress", { max: all, value: n, "aria-label": t("try.progress", { done: n, all }) }),
+    el("progress", { max: all, value: n, "aria-label": said }),
   );
   if (focused) (parts.frame.progress.querySelector(`[data-focus="${focused}"]`) ?? parts.frame.progress.querySelector("button")).focus();
 }
