@@ -121,7 +121,7 @@ def data_name(data: AnyData) -> str:
     path = place(data.path if isinstance(data, DataSource) else data)
     if isinstance(path, stores.Address) or "{" in path.name:
         # Such as photos-{000..099}.tar, which is called photos.
-        named = re.sub(r"\.(tar|tar\.gz|tgz|parquet|csv|tsv|arrow)$", "", path.name)
+        named = re.sub(r"\.(tar|tar\.gz|tgz|parquet|csv|tsv|arrow)$", "", path.name.partition("?")[0])
         return re.sub(r"[-_.]*\{.*", "", named) or "pictures"
     return path.stem if os.path.isfile(path) else path.resolve().name  # noqa: PTH113
 
