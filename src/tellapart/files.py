@@ -169,7 +169,7 @@ def local_copy(address: Path) -> Path:
         raise DataNotFound(f"{stores.shown(address)} {what}; expected a file. Check the address.")
     key = hashlib.blake2b(str(address).encode(), digest_size=10).hexdigest()
     folder = cache_folder() / "fetched" / "stores" / key
-    about, copy = folder / "about.json", folder / address.name
+    about, copy = folder / "about.json", folder / address.name.partition("?")[0]
     facts = json.dumps({"address": stores.shown(address), "facts": there.facts})
     if there.facts and copy.exists() and about.exists() and about.read_text() == facts:
         return copy

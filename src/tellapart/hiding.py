@@ -8,12 +8,11 @@ import re
 SECRET = re.compile(
     r"(secret|token|key|sig|signature|password|credential|sas|connection|auth|jwt)", re.IGNORECASE
 )
-# pathlib takes one of the two slashes; the name of a picture in a shard follows behind a #.
-_ADDRESS = re.compile(
-    r"\b(https?|s3a?|gs|gcs|az|abfss?|hdfs|ftps?)(:/{1,2})([^\s/?#@'\"<>]*:[^\s/?#'\"<>]*@)?"
-    r"([^\s?'\"<>]*)(?:\?([^\s#'\"<>]*))?",
-    re.IGNORECASE,
-)
+# The name of a picture in a shard follows behind a #. Where a path is said from its folder on, an
+# address has no scheme any more.
+_QUERY = re.compile(r"(?<=\w)\?([^\s?#='\"<>/]+=[^\s#'\"<>]*)")
+# pathlib takes one of the two slashes.
+_PASSWORD = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*:/{1,2})[^\s/?#@'\"<>]*:[^\s/?#'\"<>]*@")
 
 
 def without_secrets(text: str) -> str:
@@ -21,15 +20,14 @@ def without_secrets(text: str) -> str:
 
     A query ends where a space, a quote or a # does.
     """
-    if ":/" not in text or ("?" not in text and "@" not in text):
-        return text
-    return _ADDRESS.sub(_hidden, text)
+    if "@" in text and ":/" in text:
+        text = _PASSWORD.sub(r"\1…@", text)
+    return _QUERY.sub(_hidden, text) if "?" in text else text
 
 
-def _hidden(address: re.Match[str]) -> str:
-    scheme, slashes, password, where, query = address.groups()
-    if query and SECRET.search(query):
-        # What ends a sentence is not the address's.
-        query = "…" + query[len(query.rstrip(".,:;)")) :]
-    after = "" if query is None else f"?{query}"
-    return f"{scheme}{slashes}{'…@' if password else ''}{where}{after}"
+def _hidden(found: re.Match[str]) -> str:
+    query = found[1]
+    if not SECRET.search(query):
+        return found[0]
+    # What ends a sentence is not the address's.
+    return "?…" + query[len(query.rstrip(".,:;)")) :]

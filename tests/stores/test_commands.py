@@ -242,3 +242,154 @@ def test_classifiers_in_a_store_are_served_and_changed(
     assert Classifier.load(address).rules.accept == 0.9
     said = command("info", address, "--json")
     assert json.loads(said.out)["path"] == address
+
+
+def test_pictures_of_a_store_are_grouped_and_compared(
+    store: Any, small: Path, command: Callable[..., Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Tables lie here and name what lies there; a page is written there whole."""
+    monkeypatch.chdir(tmp_path)
+    photos = store.put_folder(small, "photos")
+    done = command("group", photos, "--groups", "3", "--quiet", "--json")
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
+    assert (facts["gallery"], facts["n"]) == (photos, 60)
+    table = (tmp_path / "photos-groups/pictures.csv").read_text("utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(table)))
+    here = {path.relative_to(small).as_posix() for path in small.rglob("*.png")}
+    assert {row["path"] for row in rows} == here
+    asked = f"{photos}/{min(here)}"
+    page = f"{store.address}/similar.html"
+    done = command("similar", asked, photos, "--top", "1", "--out", page, "--quiet")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0] == asked
+    assert done.out.splitlines()[-1] == f"Page: {page}"
+    assert b"</html>" in store.get("similar.html")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        (
+            ("group", "{}/photos", "--out", "{}/groups"),
+            126,
+            "{}/groups lies in a store, and the page and the tables are written on this machine "
+            "alone. Expected a folder here. Nothing was done. Copy it there afterwards: choose "
+            "another place with --out.",
+        ),
+        (
+            ("group", "{}/photos", "--into", "sorted"),
+            77,
+            "{}/photos lies in a store, where nothing is moved: what is sorted can be taken back, "
+            "and that stands on this machine's files. Expected folders here. Nothing was moved. "
+            "Copy the pictures here first, or write what each of them is into a table: tellapart "
+            "predict MODEL ADDRESS --out FILE.csv",
+        ),
+        (
+            ("collect", "--search", "cats", "--class", "cat", "{}/cats"),
+            126,
+            "{}/cats lies in a store, and pictures are collected on this machine alone. Expected a "
+            "folder here. Nothing was done. Copy it there afterwards: collect into another folder.",
+        ),
+        (
+            ("undo", "{}/sorted"),
+            79,
+            "There is no journal of a sort in {}/sorted. Expected the folder that was given to "
+            "`tellapart sort … --into`. Nothing was changed. Check the path.",
+        ),
+        (
+            ("serve", "a.tellapart", "--builds", "{}/builds"),
+            126,
+            "{}/builds lies in a store, and what is built is kept on this machine alone. Expected "
+            "a folder here. Nothing was done. Copy it there afterwards: name one with --builds.",
+        ),
+    ],
+)
+def test_what_needs_a_folder_here(
+    store: Any, command: Callable[..., Any], line: tuple[str, ...], code: int, words: str
+) -> None:
+    """It is refused in words before anything is done, and says what to do instead."""
+    done = command(*(one.format(store.address) for one in line))
+    assert done.code == code
+    assert words.format(store.address) in " ".join(done.err.split())
+    assert store.names() == []
+
+
+def test_one_picture_of_a_store_is_inspected(
+    store: Any, colours: Path, command: Callable[..., Any]
+) -> None:
+    """As one of this machine, with its page beside it."""
+    red = store.put("red.png", (colours / "red.png").read_bytes())
+    done = command("inspect", red, "--report", f"{store.address}/red.html")
+    assert done.code == 0, done.err
+    assert f"Page: {store.address}/red.html" in done.out
+    assert b"</html>" in store.get("red.html")
+
+
+def test_a_classifier_of_a_store_learns_again(
+    store: Any, trained: Any, command: Callable[..., Any], tmp_path: Path, own_runs: Path
+) -> None:
+    """The one before is kept beside it, and --undo puts it back."""
+    before = trained.bundle.read_bytes()
+    model = store.put("m.tellapart", before)
+    new = store.put("new/1/a.png", (trained.data / "1/0001.png").read_bytes() + b"more")
+    reviews = new.rpartition("/1/")[0]
+    done = command("learn", model, "--from-reviews", reviews, "--even-if-worse", "--quiet")
+    assert done.code == 0, done.err
+    assert store.get("m.tellapart.previous") == before
+    assert store.get("m.tellapart") != before
+    assert command("learn", model, "--undo").code == 0
+    assert store.get("m.tellapart") == before
+
+
+def test_an_export_is_checked_on_pictures_of_a_store(
+    store: Any, trained: Any, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The example reads copies of them, as it reads files."""
+    photos = store.put("photos/1.png", (trained.data / "1/0001.png").read_bytes())
+    done = command(
+        "export", trained.bundle, "--to", "onnx", "-o", tmp_path / "x",
+        "--check", photos.rpartition("/")[0], "--json", "--quiet",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["agreement"]["n"] == 1
+
+
+SECRET = "NOT-TO-BE-SEEN"
+
+
+def test_signatures_are_neither_said_nor_kept(
+    web: Any, shard: bytes, trained: Any, command: Callable[..., Any], tmp_path: Path,
+    own_runs: Path, cache: Path, monkeypatch: Any,
+) -> None:  # fmt: skip
+    """A signed URL given as data is in no message, report, classifier, list of runs or cache."""
+    monkeypatch.setenv("TELLAPART_ALLOW_PRIVATE", "1")
+    asking._talker.cache_clear()
+    web.pages["/x.tar"], web.pages["/broken.tar"] = shard, shard[:9000]
+    query = f"?X-Amz-Signature={SECRET}&X-Amz-Date=1"
+    tar = f"{web.url}/x.tar{query}"
+    said = []
+    for code, *line in (
+        (0, "train", tar, "-o", tmp_path / "a.tellapart", "--recipe", "fast", "--verbose"),
+        (0, "evaluate", tmp_path / "a.tellapart", tar, "--report", tmp_path / "e.html", "--json"),
+        (0, "inspect", tar, "--report", tmp_path / "i.html", "--json"),
+        (125, "train", f"{web.url}/broken.tar{query}"),
+        (125, "train", f"{web.url}/none.tar{query}"),
+        (3, "train", f"{web.url}/none{query}"),
+        (126, "train", f"http://user:{SECRET}@127.0.0.1/x.tar"),
+        (0, "predict", tmp_path / "a.tellapart", tar),
+        (0, "runs", "--json"),
+        (0, "cache", "--json"),
+    ):
+        done = command(*line)
+        assert done.code == code, (line, done.err)
+        said.append(done.out + done.err)
+    assert SECRET not in "".join(said)
+    assert "/x.tar?…" in "".join(said)
+    for folder in (tmp_path, own_runs, cache):
+        for path in folder.rglob("*"):
+            assert SECRET not in str(path)
+            assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    # What answers are known by stays as it was given.
+    done = command("predict", tmp_path / "a.tellapart", tar, "--csv", "--quiet")
+    assert f"{tar}#" in done.out

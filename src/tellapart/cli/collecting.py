@@ -18,6 +18,7 @@ from tellapart.cli.options import (
     open_progress,
     print_json,
 )
+from tellapart.hiding import without_secrets
 
 # What Openverse gives for one search without an account.
 MOST = 240
@@ -111,5 +112,5 @@ def collect(
             searcher=Fetcher(collecting.SEARCHING, private, contact),
             progress=progress,
         )
-    print_json(done.as_dict()) if as_json else print(collecting.summary(done))
+    print_json(done.as_dict()) if as_json else print(without_secrets(collecting.summary(done)))
     collecting.check_collected(done)

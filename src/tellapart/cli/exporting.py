@@ -136,6 +136,7 @@ def info(
     """Say what a classifier is, on one screen; or write its model card."""
     from tellapart.bundle import card as words
     from tellapart.bundle.bundle import open_bundle
+    from tellapart.hiding import without_secrets
 
     if card and as_json:
         raise typer.BadParameter("--card and --json exclude each other.")
@@ -143,4 +144,5 @@ def info(
     if as_json:
         print_json(words.facts(bundle))
     else:
-        print(words.card(bundle) if card else words.screen(bundle), end="" if card else "\n")
+        said = words.card(bundle) if card else words.screen(bundle)
+        print(without_secrets(said), end="" if card else "\n")

@@ -24,6 +24,7 @@ from tellapart.cli.options import (
     quoted,
     table,
 )
+from tellapart.hiding import without_secrets
 
 if TYPE_CHECKING:
     from tellapart.pipeline.cleaning import Cleaned
@@ -230,6 +231,7 @@ def _tell_one(picture: OnePicture, report: Path | None) -> None:
 
 def say(text: str, indent: str = "") -> None:
     """Print a paragraph within the terminal's width; names are not cut."""
+    text = without_secrets(text)
     width = min(shutil.get_terminal_size().columns, 100)
     print(
         textwrap.fill(

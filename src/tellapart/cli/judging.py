@@ -52,7 +52,7 @@ def compare(
 
 def _tell(found: Comparison, first: Path, second: Path) -> None:
     """Say how two classifiers differ."""
-    from tellapart.stores import place
+    from tellapart.stores import shown
 
     if found.split:
         print(f"Compared on the {found.split} folder.")
@@ -66,7 +66,7 @@ def _tell(found: Comparison, first: Path, second: Path) -> None:
     apart = found.difference
     print(f"Pictures    {found.n}")
     for name, one in ((first, found.first), (second, found.second)):
-        print(f"Accuracy    {one.value:.4f}  ({one.low:.4f} to {one.high:.4f})  {place(name)}")
+        print(f"Accuracy    {one.value:.4f}  ({one.low:.4f} to {one.high:.4f})  {shown(name)}")
     print(f"Difference  {apart.value:+.4f}  ({apart.low:+.4f} to {apart.high:+.4f})")
     print(
         f"Only the first has {apart.only_first} right, only the second {apart.only_second}; "

@@ -18,6 +18,7 @@ from tellapart.cli.options import (
     print_json,
     quoted,
 )
+from tellapart.hiding import without_secrets
 
 if TYPE_CHECKING:
     from tellapart.pipeline import Relearned
@@ -98,7 +99,7 @@ def _tell(result: Relearned, dry_run: bool) -> None:
     from tellapart.pipeline import learning_in_words
 
     for one in result.left:
-        print(f"Left out: {one.path} {one.reason}.")
+        print(without_secrets(f"Left out: {one.path} {one.reason}."))
     known = f"; {result.n_known} more taught or scored before" if result.n_known else ""
     print(f"{result.n_corrections} corrections{known}.")
     if result.new_classes:

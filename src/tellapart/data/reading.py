@@ -121,7 +121,8 @@ def data_name(data: AnyData) -> str:
     path = place(data.path if isinstance(data, DataSource) else data)
     if isinstance(path, stores.Address) or "{" in path.name:
         # Such as photos-{000..099}.tar, which is called photos.
-        named = re.sub(r"\.(tar|tar\.gz|tgz|parquet|csv|tsv|arrow)$", "", path.name)
+        name = path.name.partition("?")[0] if isinstance(path, stores.Address) else path.name
+        named = re.sub(r"\.(tar|tar\.gz|tgz|parquet|csv|tsv|arrow)$", "", name)
         return re.sub(r"[-_.]*\{.*", "", named) or "pictures"
     return path.stem if os.path.isfile(path) else path.resolve().name  # noqa: PTH113
 

@@ -30,6 +30,7 @@ from tellapart.errors import DiskFull, NothingToUndo, NotWritable, SortRefused
 from tellapart.files import output_error
 from tellapart.inference.sorting import JOURNALS, Plan, Step
 from tellapart.progress import Progress
+from tellapart.stores import place
 
 # The format of journals. A later version reads this one; what it changes gets the next number.
 FORMAT = 1
@@ -111,7 +112,7 @@ def undo(into: str | Path, progress: Progress | None = None) -> Outcome:
         NothingToUndo: there is no journal, or it cannot be read.
     """
     progress = progress or Progress("quiet")
-    into = Path(into).absolute()
+    into = place(into).absolute()
     journals = _journals(into)
     if not journals and not (into / JOURNALS).is_dir():
         raise NothingToUndo(

@@ -35,6 +35,7 @@ from tellapart.errors import (
 )
 from tellapart.evaluation.calibration import softmax
 from tellapart.files import check_writable, on_this_machine, output_error
+from tellapart.hiding import without_secrets
 from tellapart.inference.inputs import expand
 from tellapart.progress import Progress
 from tellapart.stores import is_address, place, shown
@@ -152,7 +153,7 @@ def export(
             advance(len(paths))
         _refuse_difference(bundle, target, precision, agreement)
         text = json.dumps(asdict(agreement) | {"folder": Path(str(where)).name}, indent=1)
-        (temporary / "agreement.json").write_text(text + "\n", encoding="utf-8")
+        (temporary / "agreement.json").write_text(without_secrets(text) + "\n", encoding="utf-8")
         temporary.rename(folder)
     except OSError as error:
         raise output_error(folder, error) from error

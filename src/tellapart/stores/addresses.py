@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from pathlib import Path, PosixPath
+from pathlib import Path, PosixPath, PurePosixPath
 from urllib.parse import urlsplit
 
 from tellapart.errors import BadAddress
@@ -38,6 +38,16 @@ class Address(PosixPath):
 
     def __fspath__(self) -> str:
         return str(self)
+
+    @property
+    def suffix(self) -> str:
+        """The ending of its name, without a query."""
+        return PurePosixPath(self.name.partition("?")[0]).suffix
+
+    @property
+    def stem(self) -> str:
+        """Its name without an ending and a query."""
+        return PurePosixPath(self.name.partition("?")[0]).stem
 
     def absolute(self) -> Address:
         """Return it as it is: there is nothing that it could be relative to."""

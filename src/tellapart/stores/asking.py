@@ -107,6 +107,8 @@ def asked(address: str | os.PathLike[str], once: Callable[[], T]) -> T:
             status = status_of(error)
             if not isinstance(error, OSError) and status is None and not is_passing(error):
                 raise
+            if status == 404:  # Of Azure, which calls it an error of its own.
+                raise FileNotFoundError(reason_of(error)) from error
             if status in _FINAL and status not in _PASSING:
                 raise OSError(reason_of(error)) from error
             if attempt == tries:

@@ -103,7 +103,8 @@ def refused(address: str | os.PathLike[str], error: BaseException) -> StoreRefus
 
 def reason_of(error: BaseException) -> str:
     """Say in few words what went wrong, without what is secret."""
-    said = " ".join(str(error).split()) or type(error).__name__
+    # Behind it, Azure's errors hold the number of the question and the answer as XML.
+    said = " ".join(str(error).partition("RequestId:")[0].split()) or type(error).__name__
     said = re.sub(r"\?[^\s'\"]*", "?…", said)
     for name, value in os.environ.items():
         if len(value) >= 8 and SECRET.search(name):
