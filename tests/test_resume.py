@@ -72,7 +72,7 @@ def interrupt(data: Path, folder: Path, settings: Mapping[str, Any], how: int) -
         text=True,
         env=environment,
     )
-    until = time.monotonic() + 120
+    until = time.monotonic() + 280
     while n_epochs(runs) < DONE and time.monotonic() < until and run.poll() is None:
         time.sleep(0.005)
     run.send_signal(how)
