@@ -73,7 +73,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         help="A single setting of the recipe, such as phases.2.epochs=5. May be given several "
-        "times; `recipes show auto` prints what there is to set.",
+        "times; `recipes show NAME` prints what a recipe sets.",
     ),
 ]
 Accept = Annotated[

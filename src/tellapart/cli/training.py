@@ -64,8 +64,9 @@ def train(
     split: Annotated[
         str | None,
         typer.Option(
-            help="auto: by folders or content; none: learn from all, score nothing; exact: "
-            "torch's random split; halve-test."
+            help="auto (the default): by folders or content; none: learn from all, score "
+            "nothing; exact: torch's random split; halve-test: a share of test chooses, the "
+            "rest scores."
         ),
     ] = None,
     folds: Annotated[
