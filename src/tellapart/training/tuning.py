@@ -65,6 +65,8 @@ MEASURED_PICTURES = 192
 MEASURED_STEPS = 3
 # Seconds of the probe's solver a picture, feature and class: 6.5 s for 6552 x 1280 x 102.
 PROBE_S = 8e-9
+# What a plan may change of a phase.
+DECIDED = ("cut", "views", "epochs", "lr")
 # Disk that is left to others.
 SPARED_MB = 1000.0
 
@@ -214,7 +216,7 @@ class Tuner:
             TrainingDiverged: it had to be kept, and gave no finite numbers.
             UnknownCut.
         """
-        prepared = self.prepare(phase, self._deadline(), self._planned(number))
+        prepared = self.prepare(phase, self._deadline(), self._planned(number, phase))
         if prepared is None:
             reason = "there was no time left for it"
             return Result(False, reason, None, None)
@@ -617,21 +619,21 @@ class Tuner:
             self._prefixes[key] = replace(found, ranks=self._material.ranks)
         return self._prefixes[key]
 
-    def _planned(self, number: int) -> Plan | None:
+    def _planned(self, number: int, phase: Phase) -> Plan | None:
         """Return how the interrupted run planned this phase: time and room are others now."""
 
         def read() -> Plan | None:
             found = self._read("checkpoint")
             if found is None or found.facts["phase"] != number or "planned" not in found.facts:
                 return None
-            notes = tuple(found.facts["notes"])
-            return Plan(Phase.model_validate(found.facts["planned"]), 0.0, notes)
+            decided = phase.model_copy(update=found.facts["planned"])
+            return Plan(decided, 0.0, tuple(found.facts["notes"]))
 
         return self._material.ranks.tell(read)
 
     def _circumstances(self, number: int, prepared: Prepared) -> Circumstances:
         material = self._material
-        planned = prepared.phase.model_dump(mode="json")
+        planned = {name: getattr(prepared.phase, name) for name in DECIDED}
         return Circumstances(
             fabric=self.fabric,
             number=number,
