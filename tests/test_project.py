@@ -81,6 +81,25 @@ def test_every_test_states_its_behaviour() -> None:
     assert [place for place, node in tests if ast.get_docstring(node) is None] == []
 
 
+def test_no_patch_of_code_outlives_its_module() -> None:
+    """A fixture of a whole session would change what later tests run, in an order of chance."""
+    fixtures = [
+        (place, node)
+        for place, node in functions("tests")
+        if any("scope='session'" in ast.unparse(one) for one in node.decorator_list)
+    ]
+    assert fixtures
+
+    def patches(node: FunctionNode) -> bool:
+        parts = list(ast.walk(node))
+        lasts = any(isinstance(part, ast.Yield) for part in parts)
+        return lasts and any(getattr(part, "attr", "") == "setattr" for part in parts)
+
+    # Waits of stores, which only their own tests go to; they need the one server all the time.
+    known = {"s3_server"}
+    assert {node.name for _, node in fixtures if patches(node)} <= known
+
+
 def imported(module: ast.Module) -> set[str]:
     """Top-level names of the packages that a module imports when it is itself imported."""
     names = set()

@@ -92,11 +92,15 @@ def test_prefix_and_suffix_are_the_network(
     network, size = lively(backbone), small_input(backbone)
     x = torch.randn(2, 3, size, size)
     names = [*(name for name, _ in network.children), network.head_name]
+    children = [child for _, child in network.children]
     with torch.no_grad():
         whole = network.head(network.features(x))
+        activations = x
         for index, name in enumerate(names):
             assert network.cut_index(name) == index
-            activations = network.part(0, index)(x)
+            assert list(network.part(0, index)) == children[:index]
+            # A prefix is the one before it and one child more: not all of it is run each time.
+            activations = network.part(max(index - 1, 0), index)(activations)
             before = activations.clone()
             assert torch.equal(network.suffix(name)(activations), whole)
             assert torch.equal(activations, before)

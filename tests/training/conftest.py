@@ -175,16 +175,19 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def exactly() -> Iterator[None]:
-    """Compute in 32 bits, as on processors that have no others: figures can be compared closely."""
+    """Compute in 32 bits, as on processors that have no others: figures can be compared closely.
+
+    Not for longer than a module: what others compare with another process would differ from it.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openvino_runtime, "best_precision", lambda: "f32")
         patch.setattr(finetune, "best_precision", lambda: "f32")
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def material(shapes: Path, exactly: None) -> Callable[..., Material]:
     """Make what phases work on: the drawn shapes at 32 px, a network with random weights."""
 

@@ -396,6 +396,18 @@ def test_parts_of_a_batch_add_up_to_it(
     close(found[0][2], found[1][2])
 
 
+def test_a_thread_of_its_own_uses_no_others() -> None:
+    """Whatever the threads beside it set between its start and its first operation."""
+    sides = finetune._SideBySide(1)
+    sides.run(str, [0])
+    torch.set_num_threads(2)
+    try:
+        used = sides.run(lambda n: (torch.ones(n) + 1, torch.get_num_threads())[1], [400_000])
+    finally:
+        torch.set_num_threads(1)
+    assert used == [1]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_a_phase_in_parts_is_the_phase(
     optimizer: str,

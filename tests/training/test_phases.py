@@ -496,6 +496,25 @@ def test_the_history_of_a_killed_training_is_whole(
         assert [replace(one, seconds=0.0) for one in epochs] == expected
 
 
+def test_a_resumed_phase_keeps_to_its_plan(material: MakeMaterial, runs: Callable[[], Run]) -> None:
+    """Time allowed twice the epochs and views when it began; what there is now changes nothing."""
+    made, run = recipe(SOLVED, tail(epochs=2)), runs()
+    unbroken = learn(material(made, deadline=time.monotonic() + 900))
+    with pytest.raises(KeyboardInterrupt):
+        history = Killed(run.history, 2, 3)
+        learn(material(made, run=run, history=history, deadline=time.monotonic() + 900))
+    run.finish("stopped", None, 0.0)
+    run = runs()
+    about = material(made, run=run, history=History(run.history, QUIET), resume=True)
+    resumed = learn(about)
+    assert [one.epoch for one in about.history.epochs] == [1, 2, 3, 4]
+    assert "4 epochs on 2 views" in resumed.notes[0]
+    assert resumed.judged == unbroken.judged
+    assert resumed.tuned is not None
+    assert unbroken.tuned is not None
+    assert resumed.tuned.weights == unbroken.tuned.weights
+
+
 def test_going_on_with_a_solved_head_needs_no_torch(
     material: MakeMaterial, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,12 +65,17 @@ Backbone = Annotated[
     typer.Option(help="Which pretrained network looks at the pictures; see `backbones`."),
 ]
 Weights = Annotated[
-    str | None, typer.Option(help="pretrained, none (random), or a file of weights.")
+    str | None,
+    typer.Option(help="pretrained (the default), none (random), or a file of weights."),
 ]
 RecipeName = Annotated[str, typer.Option(help="One that `recipes` lists, or a .toml file.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A single setting of the recipe, such as phases.1.epochs=5."),
+    typer.Option(
+        "--set",
+        help="A single setting of the recipe, such as phases.2.epochs=5. May be given several "
+        "times; `recipes show NAME` prints what a recipe sets.",
+    ),
 ]
 Accept = Annotated[
     float | None,

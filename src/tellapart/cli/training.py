@@ -40,7 +40,13 @@ QUALITIES = {"fast": "fast", "balanced": "auto", "best": "best"}
 def train(
     data: Data,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The .tellapart file to write.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The .tellapart file to write, with a report beside it; by default named as the "
+            "data, in the current folder.",
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="One that `recipes` lists, or a .toml file; default auto.")
@@ -58,17 +64,22 @@ def train(
     split: Annotated[
         str | None,
         typer.Option(
-            help="auto: by folders or content; none: learn from all, score nothing; exact: "
-            "torch's random split; halve-test."
+            help="auto (the default): by folders or content; none: learn from all, score "
+            "nothing; exact: torch's random split; halve-test: a share of test chooses, the "
+            "rest scores."
         ),
     ] = None,
     folds: Annotated[
         int | None,
         typer.Option(help="For small sets: score by so many folds, learn from all pictures."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random; default 0.")] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", help="A classifier to go on from.")
+        Path | None,
+        typer.Option(
+            "--from",
+            help="A .tellapart file to go on from: more pictures, a new class, a longer recipe.",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted run for this output.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.bundle.bundle import open_bundle
 from tellapart.data.catalog import SPLITS
 from tellapart.data.pixels import Pixels, decode_many, read_pixels
 from tellapart.data.reading import AnyData
@@ -142,7 +143,8 @@ def rehearse(
     """
     progress = progress or Progress()
     target = inputs.output_path(data, output)
-    source = open_source(data, target, recipe, settings, start, progress)
+    before = open_bundle(start) if start else None
+    source = open_source(data, target, recipe, settings, before, progress)
     stand = prepare(source, device, progress)
     tuner = open_tuner(source, stand, progress)
     catalog = source.catalog

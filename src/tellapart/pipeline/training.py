@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -125,10 +125,15 @@ def train(
         progress = Progress("quiet")
     with progress.stage("total"):
         target = ranks.tell(lambda: inputs.output_path(data, output))
-        sides = ranks.tell(lambda: _remembered_sides(target, start))
+
+        @cache
+        def before() -> Bundle | None:
+            return open_bundle(start) if start else None
+
+        sides = ranks.tell(lambda: inputs.remembered_sides(target, before()))
 
         def begin() -> tuple[Source, Stand]:
-            source = open_source(data, target, recipe, settings, start, progress, sides)
+            source = open_source(data, target, recipe, settings, before(), progress, sides)
             with progress.stage("prepare"):
                 return source, prepare(source, device, progress, ranks)
 
@@ -227,28 +232,28 @@ def open_source(
     target: Path,
     recipe: Recipe | str | Path,
     settings: Mapping[str, Any] | None,
-    start: str | Path | None,
+    before: Bundle | None,
     progress: Progress,
     sides: Mapping[bytes, str] | None = None,
 ) -> Source:
     """Read pictures and recipe, and refuse before time is spent what would be refused after.
 
-    sides: of pictures that had one before; None: as the bundles that are there remember.
+    before: the classifier that is gone on from. sides: of pictures that had one before; None: as
+        the bundles that are there remember.
     """
     chosen = inputs.chosen_recipe(recipe, settings)
-    before = open_bundle(start) if start else None
     given = sorted({"backbone", "weights"} & (settings or {}).keys())
     if before is not None and given:
         raise BadRecipe(
-            f"{' and '.join(given)} cannot be chosen when going on from {start}: its own backbone "
-            f"({before.manifest.backbone}) and weights are taken. Nothing was trained. Leave "
-            f"{' and '.join(given)} out, or train without --from."
+            f"{' and '.join(given)} cannot be chosen when going on from {before.path}: its own "
+            f"backbone ({before.manifest.backbone}) and weights are taken. Nothing was trained. "
+            f"Leave {' and '.join(given)} out, or train without --from."
         )
     if before is not None and chosen.data.folds is not None:
         raise BadRecipe(
             f"--folds {chosen.data.folds} scores pictures with classifiers that never learned from "
-            f"them, and {start} may have learned from some. Nothing was trained. Leave --folds "
-            f"out, or train without --from."
+            f"them, and {before.path} may have learned from some. Nothing was trained. Leave "
+            f"--folds out, or train without --from."
         )
     if before is not None:
         chosen = chosen.model_copy(update={"backbone": before.manifest.backbone})
@@ -272,10 +277,6 @@ def _with_names_of(before: Bundle, catalog: Catalog) -> Catalog:
     known = before.manifest.display_names
     names = {name: shown for name, shown in known.items() if name in catalog.classes}
     return replace(catalog, display_names=names | dict(catalog.display_names))
-
-
-def _remembered_sides(target: Path, start: str | Path | None) -> dict[bytes, str]:
-    return inputs.remembered_sides(target, open_bundle(start) if start else None)
 
 
 def _must_agree(source: Source, stand: Stand) -> dict[str, str]:

@@ -409,10 +409,16 @@ class _SideBySide:
     def run(self, work: Callable[[T], R], parts: Iterable[T]) -> list[R]:
         """Do the work on each part, one thread a core, and return the results in order."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(
-                self.cores, "learn", initializer=torch.set_num_threads, initargs=(1,)
-            )
+            self._pool = ThreadPoolExecutor(self.cores, "learn", initializer=_use_one_thread)
         return list(self._pool.map(work, parts))
+
+
+def _use_one_thread() -> None:
+    """Let torch use no other threads for this one."""
+    # With its first operation a thread takes over what was last set in any other (torch 2.14).
+    # Asked for its number, it does so now; else it would undo what is set here.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
 
 
 def _mixes_pictures(module: nn.Module) -> bool:

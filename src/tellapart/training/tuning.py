@@ -65,6 +65,8 @@ MEASURED_PICTURES = 192
 MEASURED_STEPS = 3
 # Seconds of the probe's solver a picture, feature and class: 6.5 s for 6552 x 1280 x 102.
 PROBE_S = 8e-9
+# What a plan may change of a phase.
+DECIDED = ("cut", "views", "epochs", "lr")
 # Disk that is left to others.
 SPARED_MB = 1000.0
 
@@ -214,14 +216,14 @@ class Tuner:
             TrainingDiverged: it had to be kept, and gave no finite numbers.
             UnknownCut.
         """
-        prepared = self.prepare(phase, self._deadline())
+        prepared = self.prepare(phase, self._deadline(), self._planned(number, phase))
         if prepared is None:
             reason = "there was no time left for it"
             return Result(False, reason, None, None)
         learner = prepared.learner
         before = {name: value.clone() for name, value in learner.module.state_dict().items()}
         outcome = PhaseRun(
-            learner, prepared.phase, prepared.pictures, self._circumstances(number)
+            learner, prepared.phase, prepared.pictures, self._circumstances(number, prepared)
         ).run()
         kept, reason = _verdict(phase, outcome, standing)
         if not kept:
@@ -234,8 +236,16 @@ class Tuner:
         self.network.model.cpu()
         return Result(kept, reason, outcome.judged, outcome.best_epoch, prepared.plan.notes)
 
-    def prepare(self, phase: Phase, deadline: float | None = None) -> Prepared | None:
-        """Plan a phase, compute what it keeps, and cut the network for it; None: no time."""
+    def prepare(
+        self, phase: Phase, deadline: float | None = None, planned: Plan | None = None
+    ) -> Prepared | None:
+        """Plan a phase, compute what it keeps, and cut the network for it; None: no time.
+
+        planned: how an interrupted run had planned it, which then holds, whatever there is now.
+        """
+        if planned is not None:
+            self._say(planned.notes)
+            return self._prepared(planned, *self._pictures(planned.phase))
         plan, wanted, epoch_s = self.plan(phase), phase.epochs, 0.0
         if deadline is not None:
             if self._left_s(deadline) <= 0:
@@ -254,6 +264,10 @@ class Tuner:
             n_said = len(plan.notes)
             plan = fit_again(plan, wanted, epoch_s, self._left_s(deadline))
             self._say(plan.notes[n_said:])
+        return self._prepared(plan, pictures, plain)
+
+    def _prepared(self, plan: Plan, pictures: Pictures, plain: KeptSet | None) -> Prepared:
+        """Cut the network for a planned phase, and find its rate where that is asked for."""
         phase = plan.phase
         learner = build_learner(self.network, phase, self._material.extractor.preprocessing)
         if phase.lr == "auto":
@@ -605,8 +619,21 @@ class Tuner:
             self._prefixes[key] = replace(found, ranks=self._material.ranks)
         return self._prefixes[key]
 
-    def _circumstances(self, number: int) -> Circumstances:
+    def _planned(self, number: int, phase: Phase) -> Plan | None:
+        """Return how the interrupted run planned this phase: time and room are others now."""
+
+        def read() -> Plan | None:
+            found = self._read("checkpoint")
+            if found is None or found.facts["phase"] != number or "planned" not in found.facts:
+                return None
+            decided = phase.model_copy(update=found.facts["planned"])
+            return Plan(decided, 0.0, tuple(found.facts["notes"]))
+
+        return self._material.ranks.tell(read)
+
+    def _circumstances(self, number: int, prepared: Prepared) -> Circumstances:
         material = self._material
+        planned = {name: getattr(prepared.phase, name) for name in DECIDED}
         return Circumstances(
             fabric=self.fabric,
             number=number,
@@ -616,7 +643,7 @@ class Tuner:
             best_file=self._file("best"),
             deadline=self._deadline(),
             balanced=material.balanced,
-            about=material.about(),
+            about={**material.about(), "planned": planned, "notes": list(prepared.plan.notes)},
             ranks=material.ranks,
         )
 
