@@ -122,14 +122,14 @@ class _Worker:
 class Cluster:
     """A classifier that each of a pool of workers holds; made by `open_cluster`.
 
-    classes: in the order of every array of size K.
+    classes: in the order of every array of size K. n_cores: of each worker.
     """
 
     def __init__(
         self, there: Any, setup: _Setup, classes: tuple[str, ...], shared: bool = True
     ) -> None:
         self._there, self.classes, self._shared = there, classes, shared
-        self.n_workers, self._cores = setup.n_workers, setup.n_threads
+        self.n_workers, self.n_cores = setup.n_workers, setup.n_threads
 
     def stream(
         self, pictures: Iterable[str], top: int = 5, ordered: bool = True
@@ -152,7 +152,7 @@ class Cluster:
         try:
             while window := list(islice(blocks, BLOCKS_A_WORKER * self.n_workers)):
                 if self._shared:
-                    _wait_for_cores(self._cores)
+                    _wait_for_cores(self.n_cores)
                 yield from self._answers(window, top, ordered, len(first) < FEW)
         except RayError as error:
             raise _lost(error) from error
@@ -179,7 +179,7 @@ class Cluster:
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=min(self.n_workers, n_blocks)),
-                num_cpus=self._cores,
+                num_cpus=self.n_cores,
                 max_task_retries=RETRIES,
             )
         for batch in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -408,8 +408,9 @@ def _knock(address: str) -> None:
 def _import_ray(address: str | None) -> ModuleType:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if address is not None and _has_token():
-        # Ray would use the token for what it starts, but not for what it connects to.
+    if address is not None and _has_token() and "ray" not in sys.modules:
+        # Ray would use the token for what it starts, but not for what it connects to. Once it is
+        # imported it reads this no more.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         with _without_warnings():
@@ -436,7 +437,8 @@ def _how(address: str | None, folder: str, n_bytes: int) -> dict[str, Any]:
         return common | {"address": address}
     # Ray asks for a token by itself, and would keep one in the home directory. It is made once for
     # a process, as Ray remembers the first.
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if not _has_token():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     return common | {
         "address": "local",
         "num_cpus": available_cores(),
@@ -513,7 +515,7 @@ def _not_reached(address: str | None, error: Exception) -> ClusterNotReached:
             f"machines. Nothing was predicted. Install them here or there: "
             f"pip install 'ray[data]=={ray}' in a Python {python}."
         )
-    if "AuthenticationError" in f"{said} {error.__cause__}":
+    if "AuthenticationError" in f"{error!r} {error.__cause__}":
         return ClusterNotReached(
             f"The Ray cluster at {address} wants a token, and was given none or another. Expected "
             f"that of the cluster, from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. "
