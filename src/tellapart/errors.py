@@ -70,7 +70,8 @@
     │   └── NotForRanks          129   several processes cannot do this, or not here
     ├── RayError             prediction on Ray
     │   ├── ClusterNotReached    131   no Ray cluster answers at the address, or none starts here
-    │   └── WorkersLost          132   workers cannot start, or die again and again
+    │   ├── WorkersLost          132   workers cannot start, or die again and again
+    │   └── ClusterUnlike        136   its machines lack tellapart, its version, or the pictures
     ├── LearningError        learning from corrections
     │   ├── NotBetter            117   what was learned is worse than what was there
     │   ├── BadCorrections       118   corrections that contradict each other, or are too few
@@ -520,6 +521,12 @@ class WorkersLost(RayError):
     """The workers of a cluster cannot start, or died over the same pictures again and again."""
 
     exit_code = 132
+
+
+class ClusterUnlike(RayError):
+    """The machines of a cluster lack what is here: this version of tellapart, or the pictures."""
+
+    exit_code = 136
 
 
 class BadHosts(ServingError):

@@ -10,25 +10,28 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from tellapart.backbones.openvino_runtime import BATCH, Precision, best_precision
 from tellapart.data.addresses import is_url
-from tellapart.data.pixels import available_cores
-from tellapart.errors import ClusterNotReached, MissingExtra, WorkersLost
+from tellapart.data.pixels import Loaded, available_cores
+from tellapart.errors import ClusterNotReached, ClusterUnlike, MissingExtra, WorkersLost, listed
 from tellapart.inference.classifier import FEW, Classifier, Prediction
 
 # Pictures that a worker takes at once: some seconds of work, which is what a killed worker does
@@ -43,6 +46,8 @@ MAX_CORES = 4
 RETRIES = 4
 # Longer than any network of one cluster takes to answer.
 KNOCK_S = 10.0
+# How long others may use all cores of a cluster before we give up.
+WAIT_S = 60.0
 
 _MB = 1 << 20
 # What Ray takes at the least, and enough for paths and answers of some hundred blocks.
@@ -50,12 +55,17 @@ _STORE_MB = 256
 # Sockets lie below Ray's folder, and the name of one has at most 107 bytes.
 _LONGEST_TEMPORARY = 40
 
-# Has to be set before Ray is imported, which would report its use over the network.
+# Has to be set before Ray is imported, which would report its use over the network, and would
+# write of workers that died to standard output, among the answers.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
 }
+# How each side of a connection begins to speak HTTP/2 (RFC 9113, 3.4), on which Ray's calls go.
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+_SETTINGS = 4
 
 
 @dataclass(frozen=True)
@@ -78,14 +88,12 @@ class _Worker:
         import ray
 
         given: _Setup = ray.get(setup[0])
-        here = version("tellapart")
-        if here != given.version:
-            raise RuntimeError(f"tellapart {here} is installed there, {given.version} here")
         # Where there is no such folder there are no such pictures: each is answered so.
         with suppress(OSError):
             os.chdir(given.folder)
         self._top, self._ordered, self._few = top, ordered, few
-        with tempfile.TemporaryDirectory() as folder:
+        # Below Ray's folder, which goes with the cluster, also where this process is killed.
+        with tempfile.TemporaryDirectory(dir=ray.get_runtime_context().get_temp_dir()) as folder:
             file = Path(folder, "model")
             if isinstance(given.model, bytes):
                 file.write_bytes(given.model)
@@ -96,23 +104,32 @@ class _Worker:
             self._classifier.prepare([(1, True) if few else (BATCH, False)])
 
     def __call__(self, block: Any) -> Any:
-        """Answer a block of paths, (n,) binary; its answers are one row."""
+        """Answer a block of paths; both are one pickled row.
+
+        Beside the answers are the paths that this machine cannot read, and its name.
+        """
         import pyarrow
 
-        paths = [path.as_py().decode("utf-8", "surrogatepass") for path in block["path"]]
+        (given,) = block["paths"]
+        asked = pickle.loads(given.as_py())
+        paths = [Loaded(path, b"", why) if why else path for path, why in asked]
         answers = list(self._classifier.stream(paths, self._top, self._ordered, self._few))
-        return pyarrow.table({"answers": [pickle.dumps(answers)]})
+        absent = {one.path for one in answers if one.error and not _is_readable(one.path)}
+        row = pickle.dumps((answers, absent, socket.gethostname()))
+        return pyarrow.table({"answers": [row]})
 
 
 class Cluster:
     """A classifier that each of a pool of workers holds; made by `open_cluster`.
 
-    classes: in the order of every array of size K.
+    classes: in the order of every array of size K. n_cores: of each worker.
     """
 
-    def __init__(self, there: Any, setup: _Setup, classes: tuple[str, ...]) -> None:
-        self._there, self.classes = there, classes
-        self.n_workers, self._cores = setup.n_workers, setup.n_threads
+    def __init__(
+        self, there: Any, setup: _Setup, classes: tuple[str, ...], shared: bool = True
+    ) -> None:
+        self._there, self.classes, self._shared = there, classes, shared
+        self.n_workers, self.n_cores = setup.n_workers, setup.n_threads
 
     def stream(
         self, pictures: Iterable[str], top: int = 5, ordered: bool = True
@@ -124,7 +141,8 @@ class Cluster:
         ordered: False answers in the order in which blocks are done.
 
         Raises:
-            WorkersLost.
+            WorkersLost. ClusterNotReached: all its cores stayed taken. ClusterUnlike: a picture
+            that can be read here is not there.
         """
         from ray.exceptions import RayError
 
@@ -133,12 +151,14 @@ class Cluster:
         blocks = _blocks(chain(first, rest))
         try:
             while window := list(islice(blocks, BLOCKS_A_WORKER * self.n_workers)):
+                if self._shared:
+                    _wait_for_cores(self.n_cores)
                 yield from self._answers(window, top, ordered, len(first) < FEW)
         except RayError as error:
             raise _lost(error) from error
 
     def _answers(
-        self, window: list[Any], top: int, ordered: bool, few: bool
+        self, window: list[dict[str, bytes]], top: int, ordered: bool, few: bool
     ) -> Iterator[Prediction]:
         import ray.data
 
@@ -149,7 +169,8 @@ class Cluster:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         with ray.data.DataContext.current(context):
-            blocks = ray.data.from_arrow(window)
+            # Not as tables: Ray would look at each in a task, which waits for a core.
+            blocks = ray.data.from_items(window, override_num_blocks=n_blocks)
         del window  # They are in Ray's store now.
         with _without_warnings():  # max_task_retries has no other way in before Ray 2.64.
             answered = blocks.map_batches(
@@ -158,13 +179,16 @@ class Cluster:
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=min(self.n_workers, n_blocks)),
-                num_cpus=self._cores,
+                num_cpus=self.n_cores,
                 max_task_retries=RETRIES,
             )
         for batch in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for answers in batch["answers"]:
+            for row in batch["answers"]:
                 # Made by our own workers, in a cluster that only its owner can use.
-                yield from pickle.loads(answers.as_py())
+                answers, absent, machine = pickle.loads(row.as_py())
+                if here := sorted(filter(_is_readable, absent)):
+                    raise _out_of_sight(here, machine)
+                yield from answers
 
 
 @contextmanager
@@ -187,11 +211,14 @@ def open_cluster(
 
     Raises:
         MissingExtra: Ray is not installed. ClusterNotReached: no cluster, or none with a core.
+        ClusterUnlike: it has machines without this version of tellapart.
         BundleNotFound, BundleDamaged, BundleFromFuture, NotQuantised.
     """
     classifier = Classifier.load(model, precision, accept)
     content = str(model) if is_url(str(model)) else Path(model).expanduser().read_bytes()
-    with _connected(address, len(content)) as ray:
+    with _connected(address, len(content)) as (ray, is_own):
+        if not is_own:
+            _check_machines(ray.nodes())
         setup = _Setup(
             content,
             precision or best_precision(),
@@ -200,16 +227,94 @@ def open_cluster(
             str(Path.cwd()),
             version("tellapart"),
         )
-        yield Cluster(ray.put(setup), setup, classifier.classes)
+        yield Cluster(ray.put(setup), setup, classifier.classes, not is_own)
 
 
-def _blocks(paths: Iterable[str]) -> Iterator[Any]:
-    """Pack paths into tables of BLOCK rows; names that are no UTF-8 survive as bytes."""
-    import pyarrow
+def _blocks(paths: Iterable[str]) -> Iterator[dict[str, bytes]]:
+    """Pack BLOCK paths at a time into a row; pickled, so that names that are no UTF-8 survive.
 
-    rest = (path.encode("utf-8", "surrogatepass") for path in paths)
+    Pictures in shards go by name, without the bytes that came along: workers read them there.
+    """
+    rest = ((str(path), path.trouble if isinstance(path, Loaded) else "") for path in paths)
     while some := list(islice(rest, BLOCK)):
-        yield pyarrow.table({"path": pyarrow.array(some, pyarrow.binary())})
+        yield {"paths": pickle.dumps(some)}
+
+
+def _is_readable(path: str) -> bool:
+    """Whether this machine has a file, or the shard of a picture, and may read it."""
+    with suppress(ValueError):  # A zero byte.
+        return any(os.access(one, os.R_OK) for one in (path, path.rpartition("#")[0]))
+    return False
+
+
+def _check_machines(nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that all machines with cores have this version of tellapart.
+
+    Raises:
+        ClusterUnlike.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as At
+
+    def look() -> tuple[str, str]:
+        """Made to run where nothing of tellapart may be: Ray sends nested functions whole."""
+        import importlib
+        import importlib.metadata
+        import socket
+
+        try:
+            for name in ("pyarrow", "tellapart.inference.cluster"):
+                importlib.import_module(name)
+            return socket.gethostname(), f"tellapart {importlib.metadata.version('tellapart')}"
+        except ImportError as error:
+            return socket.gethostname(), str(error)
+
+    # Without a core, so that it does not wait for one.
+    task = ray.remote(num_cpus=0, max_retries=0)(look)
+    able = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+    looks = [task.options(scheduling_strategy=At(node, soft=False)).remote() for node in able]
+    found = list(_answered(looks))
+    here = f"tellapart {version('tellapart')}"
+    unlike = [f"{machine}: {what}" for machine, what in sorted(found) if what != here]
+    if unlike:
+        raise ClusterUnlike(
+            f"{len(unlike)} of {len(found)} machines of the Ray cluster cannot do this work "
+            f"({listed(unlike)}). Expected {here} with the extra ray on each, as here. Nothing was "
+            f"predicted. Install it there for the Python that runs Ray: "
+            f"pip install 'tellapart[ray]=={version('tellapart')}'."
+        )
+
+
+def _answered(looks: list[Any]) -> Iterator[tuple[str, str]]:
+    """Yield what came back; a machine that is gone meanwhile, or says nothing, is Ray's matter."""
+    import ray
+
+    done, _ = ray.wait(looks, num_returns=len(looks), timeout=WAIT_S)
+    for one in done:
+        with suppress(ray.exceptions.RayError):
+            yield ray.get(one)
+
+
+def _wait_for_cores(n: int) -> None:
+    """Wait until some machine has n cores that nobody uses, as a worker will.
+
+    Raises:
+        ClusterNotReached: others used them for WAIT_S.
+    """
+    import ray
+
+    def start() -> None: ...
+
+    task = ray.remote(num_cpus=n, max_retries=0)(start).remote()
+    done, _ = ray.wait([task], timeout=WAIT_S)
+    if not done:
+        ray.cancel(task)
+        raise ClusterNotReached(
+            f"Others used the processor cores of the Ray cluster: for {WAIT_S:g} s none of its "
+            f"machines had {n} free, which a worker takes. What was answered before stays. Look "
+            f"at `ray status`, and start again, with --resume, once there is room; without "
+            f"--engine the pictures are read on this machine."
+        )
 
 
 def _share_out(nodes: Sequence[Mapping[str, Any]], n_workers: int | None) -> tuple[int, int]:
@@ -231,42 +336,82 @@ def _share_out(nodes: Sequence[Mapping[str, Any]], n_workers: int | None) -> tup
 
 
 @contextmanager
-def _connected(address: str | None, n_bytes: int) -> Iterator[ModuleType]:
-    """Connect to a cluster, or start one of this machine's own; yields the module of Ray."""
-    ray = _import_ray()
-    if ray.is_initialized():
-        yield ray
-        return
+def _connected(address: str | None, n_bytes: int) -> Iterator[tuple[ModuleType, bool]]:
+    """Connect to a cluster, or start one of this machine's own.
+
+    Yields the module of Ray, and whether the cluster is its own.
+    """
     address = address or os.environ.get("RAY_ADDRESS")
-    with _own_folder() as folder, _hushed():
+    ray = _import_ray(address)
+    if ray.is_initialized():
+        yield ray, False
+        return
+    with _own_folder() as folder, _hushed(), _ending_in_order() as take_signals:
         try:
-            if address is not None:
-                _knock(address)
-            with _without_stderr():
-                ray.init(**_how(address, folder, n_bytes))
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            ray.shutdown()
-            raise _not_reached(address, error) from error
-        try:
-            yield ray
+            try:
+                if address is not None:
+                    _knock(address)
+                with _without_stderr():
+                    ray.init(**_how(address, folder, n_bytes))
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                raise _not_reached(address, error) from error
+            take_signals()  # Ray has put handlers of its own in their place.
+            yield ray, address is None
         finally:
             ray.shutdown()
 
 
+@contextmanager
+def _ending_in_order() -> Iterator[Callable[[], None]]:
+    """Let SIGTERM end this process, with the code it ends with anyway, but in order.
+
+    Where somebody has a handler for it, that one stays. Yields what puts it there once more.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+
+    def take() -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _end if before is signal.SIG_DFL else before)
+
+    take()
+    try:
+        yield take
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
 def _knock(address: str) -> None:
-    """Find out in seconds whether anything listens there: Ray would try for many minutes.
+    """Find out in seconds whether a cluster listens there: Ray would try for many minutes.
 
     Raises:
         OSError, ValueError.
     """
+    if "://" in address:
+        raise ValueError("Ray Data does not work through Ray's client")
     host, colon, port = address.rpartition(":")
-    if colon and "//" not in address:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
+    if not colon:
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), KNOCK_S) as door:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return
+        door.sendall(_HELLO)
+        said = door.recv(9)
+    if len(said) < 4 or said[3] != _SETTINGS:
+        raise OSError("something else listens there")
 
 
-def _import_ray() -> ModuleType:
+def _import_ray(address: str | None) -> ModuleType:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if address is not None and _has_token() and "ray" not in sys.modules:
+        # Ray would use the token for what it starts, but not for what it connects to. Once it is
+        # imported it reads this no more.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         with _without_warnings():
             import ray
@@ -279,6 +424,12 @@ def _import_ray() -> ModuleType:
     return ray
 
 
+def _has_token() -> bool:
+    """Whether there is a token for clusters that want one, where Ray looks for it."""
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    return bool(named) or Path("~/.ray/auth_token").expanduser().exists()
+
+
 def _how(address: str | None, folder: str, n_bytes: int) -> dict[str, Any]:
     """Say how to connect. What is started here listens to nobody but who has its token."""
     common = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -286,7 +437,8 @@ def _how(address: str | None, folder: str, n_bytes: int) -> dict[str, Any]:
         return common | {"address": address}
     # Ray asks for a token by itself, and would keep one in the home directory. It is made once for
     # a process, as Ray remembers the first.
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if not _has_token():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     return common | {
         "address": "local",
         "num_cpus": available_cores(),
@@ -347,19 +499,42 @@ def _without_stderr() -> Iterator[None]:
 
 
 def _not_reached(address: str | None, error: Exception) -> ClusterNotReached:
-    why = str(error).strip().splitlines()
-    said = f" ({why[0]})" if why else ""
+    said = " ".join(str(error).split())
     if address is None:
         return ClusterNotReached(
-            f"Ray did not start on this machine{said}. Expected a machine with some hundred MB of "
-            f"memory and of temporary disk left. Nothing was predicted. Leave --engine away to "
-            f"predict without it."
+            f"Ray did not start on this machine{f' ({said})' if said else ''}. Expected a machine "
+            f"with some hundred MB of memory and of temporary disk left. Nothing was predicted. "
+            f"Leave --engine away to predict without it."
+        )
+    versions = re.findall(r"Ray: (\S+) Python: (\S+)", said)
+    if len(versions) == 2:
+        (ray, python), (our_ray, our_python) = versions
+        return ClusterNotReached(
+            f"The Ray cluster at {address} runs Ray {ray} on Python {python}, and here is Ray "
+            f"{our_ray} on Python {our_python}. Expected the same versions of both on all "
+            f"machines. Nothing was predicted. Install them here or there: "
+            f"pip install 'ray[data]=={ray}' in a Python {python}."
+        )
+    if "AuthenticationError" in f"{error!r} {error.__cause__}":
+        return ClusterNotReached(
+            f"The Ray cluster at {address} wants a token, and was given none or another. Expected "
+            f"that of the cluster, from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. "
+            f"Nothing was predicted. Copy it from a machine of the cluster."
         )
     return ClusterNotReached(
-        f"No Ray cluster answered at {address}{said}. Expected HOST:PORT of one that was started "
-        f"with the same versions of Ray and Python, such as `ray start --head` prints, and its "
-        f"token where it wants one. Nothing was predicted. Check --address, or leave it away to "
-        f"use this machine alone."
+        f"No Ray cluster answered at {address}{f' ({said})' if said else ''}. Expected HOST:PORT "
+        f"as `ray start --head` prints it, or auto, and a machine that belongs to the cluster. "
+        f"Nothing was predicted. Check --address, and run this on one of the cluster's machines; "
+        f"or leave --address away to use this machine alone."
+    )
+
+
+def _out_of_sight(paths: Sequence[str], machine: str) -> ClusterUnlike:
+    return ClusterUnlike(
+        f"{machine}, a machine of the Ray cluster, cannot read what can be read here: "
+        f"{listed(paths, 2)}. Expected every machine to have the pictures at the same paths: in a "
+        f"folder that they share, or at addresses such as s3://…. What was answered before stays. "
+        f"Go on with --resume once they are there; without --engine they are read on this machine."
     )
 
 
