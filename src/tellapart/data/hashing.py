@@ -256,7 +256,7 @@ class _Kept:
     def close(self) -> None:
         """Say what lies here, for people and `tellapart cache`, and let go of the file."""
         if self._connection is not None and self._changed:
-            about = {"folder": f"hashes of {self._n_files()} files below {self._root}"}
+            about = {"folder": f"hashes of {self._n_files()} files below {stores.shown(self._root)}"}
             try:
                 write_atomically(self._where / "about.json", json.dumps(about), ELSEWHERE_KEPT)
             except OutputError as error:
