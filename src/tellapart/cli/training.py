@@ -122,6 +122,8 @@ def train(
     )
     progress = open_progress(quiet, verbose)
     labelled = data_source(data, root, where)
+    if dry_run and resume:
+        raise typer.BadParameter("--dry-run only tries things: leave --resume out.")
     if _in_processes(processes, dry_run):
         return
     if dry_run:

@@ -110,7 +110,7 @@ class Hashes:
         self, paths: Sequence[str], advance: Callable[[int], None] = lambda _: None
     ) -> tuple[NDArray[np.bytes_], dict[int, str]]:
         """Return the same as `hash_files` for some files, best those of one folder at a time."""
-        digests = np.zeros((len(paths), DIGEST_BYTES), dtype=np.uint8)
+        digests = [bytes(DIGEST_BYTES)] * len(paths)
         unreadable: dict[int, str] = {}
         # Looked for in all paths at once: mostly, all are files of this machine.
         whole = "\0".join(paths)
@@ -118,7 +118,7 @@ class Hashes:
         there = self._facts_in_stores(paths) if far else {}
         known = self._find(paths, there)
         for row, kept in known.items():
-            digests[row] = np.frombuffer(kept, dtype=np.uint8)
+            digests[row] = kept
         advance(len(known))
         rows = (
             [row for row in range(len(paths)) if row not in known] if known else range(len(paths))
@@ -130,13 +130,13 @@ class Hashes:
             elif isinstance(digest, OSError):
                 unreadable[row] = f"cannot be opened ({digest.strerror or digest})"
             else:
-                digests[row] = np.frombuffer(digest, dtype=np.uint8)
+                digests[row] = digest
                 facts = there.get(paths[row], seen)
                 if facts != _NO_FACTS:
                     settled.append((paths[row], facts, digest))
         if self._kept and settled:
             self._kept.keep(settled)
-        return np.frombuffer(digests.tobytes().hex().encode(), dtype="S32"), unreadable
+        return np.frombuffer(b"".join(digests).hex().encode(), dtype="S32"), unreadable
 
     def _find(self, paths: Sequence[str], there: dict[str, Facts]) -> dict[int, bytes]:
         """Return the hashes that are kept of files that are as they were, by row."""
@@ -229,7 +229,8 @@ class _Kept:
             "SELECT name, device, inode, size, content_ns, status_ns, digest, checksum FROM files "
             f"WHERE folder = (SELECT id FROM folders WHERE path = ?) AND name IN ({marks})"
         )
-        names = {_parted(path)[1]: path for path in paths}
+        start = len(folder) + 1
+        names = {os.fsencode(path[start:]): path for path in paths}
         values = self._ask(asked, (os.fsencode(folder), *names))
         return {
             names[name]: ((device, inode, size, content, status), digest)
@@ -256,7 +257,8 @@ class _Kept:
     def close(self) -> None:
         """Say what lies here, for people and `tellapart cache`, and let go of the file."""
         if self._connection is not None and self._changed:
-            about = {"folder": f"hashes of {self._n_files()} files below {stores.shown(self._root)}"}
+            files = f"{self._n_files()} files below {stores.shown(self._root)}"
+            about = {"folder": f"hashes of {files}"}
             try:
                 write_atomically(self._where / "about.json", json.dumps(about), ELSEWHERE_KEPT)
             except OutputError as error:

@@ -364,8 +364,8 @@ def _engine(text: str) -> Engine:
         # Not the text itself: a password may stand in it.
         raise BadDatabase(
             "The database is no URL that is known. Expected sqlite:///PATH or "
-            "postgresql://USER:PASSWORD@HOST/NAME. Nothing was started. Correct --database or "
-            "TELLAPART_DATABASE."
+            "postgresql://HOST/NAME, where USER:PASSWORD@ stands before HOST. Nothing was "
+            "started. Correct --database or TELLAPART_DATABASE."
         ) from error
     except ModuleNotFoundError as error:
         raise MissingExtra(
