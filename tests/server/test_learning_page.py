@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,11 @@ def test_correct_learn_and_be_answered_otherwise(
         page.get_by_text("New classes: 7").wait_for(timeout=240_000)
         page.get_by_role("button", name="Put the one before back").wait_for(timeout=60_000)
         page.screenshot(path=tmp_path / "learn.png", full_page=True)
+        # The service takes the new file up as soon as it has read it, on a busy machine later.
+        began = time.monotonic()
+        while "7" not in client.get("/v1/models").json()[0]["classes"]:
+            assert time.monotonic() - began < 60
+            time.sleep(0.1)
         page.goto(f"{client.base_url}/#try")
         # It was learned from: what is asked is whether the page gets the new answer.
         page.set_input_files("#files", sevens[0])
