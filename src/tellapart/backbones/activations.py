@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.backbones.cache import describe, mark_used
-from tellapart.data.columns import BLOCK_ROWS, forget, zeros
+from tellapart.data.columns import blocks, forget, zeros
 from tellapart.data.pixels import Pixels, Preprocessing, decode_with_names
 from tellapart.data.shards.reading import in_reading_order
 from tellapart.errors import OutputError, UnreadablePicture
@@ -298,8 +298,8 @@ def fill(
 
 def _blocks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Yield an array in parts; what is mapped is in memory only while its part is worked on."""
-    for start in range(0, len(values), BLOCK_ROWS):
-        yield values[start : start + BLOCK_ROWS]
+    for part in blocks(len(values)):
+        yield values[part]
         forget(values)
 
 

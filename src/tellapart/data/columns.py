@@ -9,7 +9,6 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -91,13 +90,21 @@ class Lines:
             yield from (text.decode(errors="surrogateescape") for text in texts)
 
 
+def blocks(n: int, size: int | None = None) -> Iterator[slice]:
+    """Cut n rows into parts of at most `size`, BLOCK_ROWS without it."""
+    size = size or BLOCK_ROWS
+    return (slice(start, start + size) for start in range(0, n, size))
+
+
 def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return an array of zeros that can be written: a large one mapped, so it need not fit."""
     n_bytes = int(np.prod(shape)) * dtype.itemsize
     if n_bytes > LARGE_BYTES:
         with suppress(OSError), _unnamed_file() as file:
-            # Else a disk that fills up later would end the process, without a word.
-            os.posix_fallocate(file.fileno(), 0, n_bytes) if RESERVES else file.truncate(n_bytes)
+            if RESERVES:  # Else a disk that fills up later would end the process, without a word.
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            else:
+                file.truncate(n_bytes)
             return np.memmap(file, dtype, "r+", shape=shape).view(np.ndarray)
     return np.zeros(shape, dtype)
 
@@ -109,8 +116,8 @@ def taken(values: NDArray[Any], rows: NDArray[np.bool_] | NDArray[np.int64]) -> 
             return values
         rows = np.flatnonzero(rows)
     chosen = zeros((len(rows), *values.shape[1:]), values.dtype)
-    for start in range(0, len(rows), BLOCK_ROWS):
-        chosen[start : start + BLOCK_ROWS] = values[rows[start : start + BLOCK_ROWS]]
+    for part in blocks(len(rows)):
+        chosen[part] = values[rows[part]]
     return chosen
 
 
@@ -119,9 +126,9 @@ def _unnamed_file() -> IO[bytes]:
 
     Where the system keeps temporary files may be memory.
     """
-    folder: Path | None = cache_folder()
+    folder = cache_folder()
     try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=folder)
     except OSError:
         return tempfile.TemporaryFile()

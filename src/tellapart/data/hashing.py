@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart import stores
+from tellapart.data.columns import blocks
 from tellapart.errors import OutputError, UnreadablePicture
 from tellapart.files import ELSEWHERE_KEPT, cache_folder, output_error, write_atomically
 from tellapart.progress import Progress
@@ -80,8 +81,8 @@ def hash_files(
         Hashes(root, progress) as hashes,
         progress.bar("Reading files", len(paths), "files") as advance,
     ):
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
+        for part in blocks(len(order), BATCH):
+            rows = order[part]
             found, errors = hashes.of([paths[row] for row in rows], advance)
             digests[rows] = found
             unreadable |= {rows[row]: why for row, why in errors.items()}
@@ -163,7 +164,7 @@ class Hashes:
         # Of a store most of the time is waiting: more at one time, and less of it in one task.
         n, threads = (4, stores.AT_ONCE) if far else (CHUNK, 4)
         read = _hashed_far if far else _hashed
-        chunks = [rows[start : start + n] for start in range(0, len(rows), n)]
+        chunks = [rows[part] for part in blocks(len(rows), n)]
         with ThreadPoolExecutor(threads) as pool:
             for results in pool.map(lambda chunk: [read(row, paths[row]) for row in chunk], chunks):
                 yield from results
@@ -218,8 +219,7 @@ class _Kept:
         try:
             return cls(where, root, progress)
         except (OSError, sqlite3.Error) as error:
-            failed = error if isinstance(error, OSError) else OSError(0, str(error))
-            _tell(output_error(where, failed, ELSEWHERE_KEPT), progress)
+            _tell(where, error, progress)
             return None
 
     def find(self, folder: str, paths: Sequence[str]) -> dict[str, tuple[Facts, bytes]]:
@@ -262,7 +262,7 @@ class _Kept:
             try:
                 write_atomically(self._where / "about.json", json.dumps(about), ELSEWHERE_KEPT)
             except OutputError as error:
-                _tell(error, self._progress)
+                _tell(self._where, error, self._progress)
         if self._connection is not None:
             self._connection.close()
 
@@ -291,8 +291,7 @@ class _Kept:
             if not isinstance(error, sqlite3.OperationalError):  # It is damaged.
                 with suppress(OSError):
                     _file(self._where).unlink()
-            failed = output_error(self._where, OSError(0, str(error)), ELSEWHERE_KEPT)
-            _tell(failed, self._progress)
+            _tell(self._where, error, self._progress)
             return []
 
 
@@ -301,7 +300,10 @@ def _parted(path: str) -> tuple[bytes, bytes]:
     return folder, name
 
 
-def _tell(error: OutputError, progress: Progress) -> None:
+def _tell(where: Path, error: Exception, progress: Progress) -> None:
+    if not isinstance(error, OutputError):
+        failed = error if isinstance(error, OSError) else OSError(0, str(error))
+        error = output_error(where, failed, ELSEWHERE_KEPT)
     progress.detail(f"{error} The files will be read again next time.")
 
 

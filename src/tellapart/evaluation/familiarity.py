@@ -7,7 +7,6 @@ only numpy to import.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.columns import BLOCK_ROWS, taken
+from tellapart.data.columns import blocks, taken
 
 Floats = NDArray[np.float32]
 
@@ -50,7 +49,7 @@ class Familiar:
     def similarity(self, features: NDArray[np.float16]) -> Floats:
         """Return the cosine (N,) between features (N, D) and the nearest class, spread evened."""
         nearest = np.zeros(len(features), dtype=np.float32)
-        for rows in _blocks(len(features)):
+        for rows in blocks(len(features)):
             evened = self._evened(features[rows])
             nearest[rows] = (evened @ self._prototypes.T).max(axis=1)
         return nearest
@@ -112,7 +111,7 @@ def fit_familiar(
     means[np.bincount(labels, minlength=n_classes) > 0] -= centre
     n, D = features.shape
     inner = np.zeros((D, D), dtype=np.float64)
-    for part in _blocks(n):
+    for part in blocks(n):
         rows = features[part].astype(np.float32) - centre - means[labels[part]]
         inner += rows.T @ rows
     n_directions = max(1, min(DIRECTIONS, n - 1, D - 1))
@@ -133,17 +132,12 @@ def fit_familiar(
 def _means(features: NDArray[np.float16], labels: NDArray[np.int64], n_classes: int) -> Floats:
     """Return the mean features (K, D) of each class, zero for one without pictures."""
     sums = np.zeros((n_classes, features.shape[1]), dtype=np.float64)
-    for part in _blocks(len(features)):
+    for part in blocks(len(features)):
         rows, own = features[part].astype(np.float32), labels[part]
         for label in np.unique(own):
             sums[label] += rows[own == label].sum(axis=0, dtype=np.float64)
     counts = np.bincount(labels, minlength=n_classes)[:, None]
     return (sums / np.maximum(counts, 1)).astype(np.float32)
-
-
-def _blocks(n: int) -> Iterator[slice]:
-    """Cut rows into parts: features of many pictures need not fit into memory."""
-    return (slice(start, start + BLOCK_ROWS) for start in range(0, n, BLOCK_ROWS))
 
 
 def held_out_similarity(

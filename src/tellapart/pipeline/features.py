@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tellapart.backbones.activations import KeptSet
 from tellapart.bundle.bundle import open_bundle
 from tellapart.data.catalog import Catalog, SetAside, no_folder, scan_unlabelled, walk
-from tellapart.data.columns import forget
+from tellapart.data.columns import blocks, forget
 from tellapart.data.hashing import hash_files
 from tellapart.data.reading import DataSource, read_catalog
 from tellapart.data.shards.finding import find_shards
@@ -135,39 +135,36 @@ class _Rows:
     ) -> None:
         self._catalog, self._kept, self._unreadable = catalog, kept, unreadable
         self.kind = kind
-        self.longest = max(map(len, catalog.classes), default=0), catalog.paths.dtype.itemsize // 4
         first = next(row for row in range(len(catalog)) if row not in unreadable)
         self.n_features = len(kept.get(catalog.digests[first]))
 
     def __len__(self) -> int:
         return len(self._catalog) - len(self._unreadable)
 
-    def texts(self) -> Iterator[tuple[list[str], list[str], list[str], list[str]]]:
-        """Yield paths, labels, splits and hashes; no label and no split are ""."""
-        catalog = self._catalog
-        for rows in self._blocks():
-            yield (
-                catalog.paths[rows].tolist(),
-                [catalog.classes[label] for label in catalog.labels[rows]],
-                catalog.splits[rows].tolist(),
-                [digest.decode() for digest in catalog.digests[rows].tolist()],
-            )
+    def texts(self) -> dict[str, tuple[np.dtype[Any], Iterator[NDArray[Any]]]]:
+        """Return the columns of text, their type and their rows; no label and no split are ""."""
+        catalog, classes = self._catalog, np.array(self._catalog.classes)
+        hashes = np.dtype("U32")
+        return {
+            "path": (catalog.paths.dtype, self._parts(catalog.paths)),
+            "label": (classes.dtype, (classes[part] for part in self._parts(catalog.labels))),
+            "split": (catalog.splits.dtype, self._parts(catalog.splits)),
+            "hash": (hashes, (part.astype(hashes) for part in self._parts(catalog.digests))),
+        }
 
     def features(self) -> Iterator[NDArray[Any]]:
         """Yield features (n, D) for the same rows at a time."""
-        for rows in self._blocks():
-            yield self._kept.rows(self._catalog.digests[rows]).astype(self.kind)
+        for digests in self._parts(self._catalog.digests):
+            yield self._kept.rows(digests).astype(self.kind)
             self._kept.forget()
 
-    def _blocks(self) -> Iterator[NDArray[np.int64]]:
-        for start in range(0, len(self._catalog), BATCH):
-            end = min(start + BATCH, len(self._catalog))
-            rows = [row for row in range(start, end) if row not in self._unreadable]
-            if rows:
-                yield np.array(rows)
-            for column in (self._catalog.paths, self._catalog.labels, self._catalog.digests):
-                forget(column)
-            forget(self._catalog.splits)
+    def _parts(self, column: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        for part in blocks(len(self._catalog), BATCH):
+            rows = range(len(self._catalog))[part]
+            able = [row for row in rows if row not in self._unreadable]
+            if able:
+                yield column[able]
+            forget(column)
 
 
 def _write_parquet(path: Path, rows: _Rows, backbone: str) -> None:
@@ -184,8 +181,9 @@ def _write_parquet(path: Path, rows: _Rows, backbone: str) -> None:
         metadata={"backbone": backbone, "hash": "BLAKE2b, 16 bytes, of the file"},
     )
     with arrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for texts, features in zip(rows.texts(), rows.features(), strict=True):
-            paths, labels, splits, hashes = texts
+        texts = (parts for _, parts in rows.texts().values())
+        for *some, features in zip(*texts, rows.features(), strict=True):
+            paths, labels, splits, hashes = (part.tolist() for part in some)
             columns = [
                 arrow.array(paths, text),
                 arrow.array([label or None for label in labels], text),
@@ -200,22 +198,21 @@ def _write_parquet(path: Path, rows: _Rows, backbone: str) -> None:
 
 def _write_npz(target: Path, rows: _Rows, backbone: str) -> None:
     """Write the columns as arrays of the same names; no label and no split are ""."""
-    label, path = rows.longest
-    columns = {"path": f"<U{path}", "label": f"<U{label or 1}", "split": "<U5", "hash": "<U32"}
 
-    def write(name: str, kind: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> None:
+    def write(
+        name: str, kind: np.dtype[Any], shape: tuple[int, ...], parts: Iterable[NDArray[Any]]
+    ) -> None:
         with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-            header = {"descr": kind, "fortran_order": False, "shape": shape}
+            header = {"descr": kind.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for block in blocks:
-                file.write(block.astype(kind).tobytes())
+            for part in parts:
+                file.write(part.astype(kind).tobytes())
 
     with zipfile.ZipFile(target, "w") as archive:
-        for number, (name, kind) in enumerate(columns.items()):
-            blocks = (np.array(texts[number], dtype=np.str_) for texts in rows.texts())
-            write(name, kind, (len(rows),), blocks)
-        write("backbone", f"<U{len(backbone)}", (1,), [np.array([backbone])])
-        write("features", rows.kind.str, (len(rows), rows.n_features), rows.features())
+        for name, (kind, parts) in rows.texts().items():
+            write(name, kind, (len(rows),), parts)
+        write("backbone", np.dtype(f"U{len(backbone)}"), (1,), [np.array([backbone])])
+        write("features", rows.kind, (len(rows), rows.n_features), rows.features())
 
 
 @dataclass(frozen=True)
@@ -297,9 +294,9 @@ def _answers(
     able = [row for row in range(len(wanted)) if row not in errors]
     found: dict[int, list[Similar]] = {}
     files = _files_of(seen)
-    for start in range(0, len(able), BATCH):
-        some = able[start : start + BATCH]
-        asked = np.stack([kept.get(digests[row]) for row in some])
+    for part in blocks(len(able), BATCH):
+        some = able[part]
+        asked = kept.rows([digests[row] for row in some])
         # One more, as a picture of the folder finds itself.
         rows, cosines = most_similar(asked, seen.batches(), top + 1)
         for number, row in enumerate(some):

@@ -19,6 +19,7 @@ from tellapart.backbones.registry import DEFAULT_BACKBONE, find_backbone
 from tellapart.backbones.weights import find_weights
 from tellapart.bundle.bundle import Bundle
 from tellapart.data.catalog import SetAside, no_folder, tell_not_entered, walk
+from tellapart.data.columns import blocks
 from tellapart.data.hashing import hash_files
 from tellapart.data.pixels import decode_many
 from tellapart.data.thumbnails import shrunk, webp
@@ -93,8 +94,8 @@ class Gallery:
 
 def batches(kept: KeptSet, digests: Sequence[bytes]) -> Iterator[NDArray[np.float16]]:
     """Yield kept features (n, D) in order of the digests, all of which are kept."""
-    for start in range(0, len(digests), BATCH):
-        yield kept.rows(digests[start : start + BATCH])
+    for part in blocks(len(digests), BATCH):
+        yield kept.rows(digests[part])
         kept.forget()
 
 

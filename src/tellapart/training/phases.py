@@ -18,7 +18,7 @@ from tellapart.backbones.extractor import Extractor
 from tellapart.backbones.ranks import Ranks
 from tellapart.backbones.weights import Weights
 from tellapart.data.catalog import Catalog
-from tellapart.data.columns import BLOCK_ROWS, taken
+from tellapart.data.columns import blocks, taken
 from tellapart.data.splitting import leaked, scored_split
 from tellapart.errors import BadRecipe, MissingExtra
 from tellapart.progress import Progress
@@ -122,8 +122,8 @@ class Learned:
     def logits(self, features: NDArray[np.float16]) -> Floats:
         """Compute (N, K) float32 logits of (N, D) features."""
         parts = [
-            features[start : start + BLOCK_ROWS].astype(np.float32) @ self.weight.T + self.bias
-            for start in range(0, max(1, len(features)), BLOCK_ROWS)
+            features[part].astype(np.float32) @ self.weight.T + self.bias
+            for part in blocks(max(1, len(features)))
         ]
         return np.concatenate(parts)
 
