@@ -78,7 +78,6 @@ class _Setup:
     n_workers: int
     n_threads: int
     folder: str
-    version: str
 
 
 class _Worker:
@@ -225,7 +224,6 @@ def open_cluster(
             accept,
             *_share_out(ray.nodes(), n_workers),
             str(Path.cwd()),
-            version("tellapart"),
         )
         yield Cluster(ray.put(setup), setup, classifier.classes, not is_own)
 

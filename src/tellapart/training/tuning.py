@@ -436,11 +436,11 @@ class Tuner:
         paths, digests = self._files(self._material.rows("train"))
         kept, filled = self._prefix(plan.phase).plain(paths, digests, self._material.progress)
         rows = self._material.ranks.own(digests)
-        own = [digests[row] for row in rows]
-        there = np.array([digest in kept for digest in own], dtype=bool)
+        own = np.array(digests)[rows]
+        there = kept.has(own)
         values = np.zeros((len(own), self.network.n_features), dtype=np.float16)
         if there.any():
-            values[there] = self._from_cut(cut, kept, [one for one in own if one in kept])
+            values[there] = self._from_cut(cut, kept, own[there].tolist())
         values = self._material.ranks.whole(values, rows, len(digests))
         return Computed(values, filled.unreadable, filled.n_computed)
 
@@ -467,8 +467,7 @@ class Tuner:
         values = np.zeros((len(rows), self.network.n_features), dtype=np.float16)
         if self._kept_at and self._kept_at[1] == self._version and not flip:
             cut, _, kept = self._kept_at
-            there = np.array([one in kept for one in own.tolist()], dtype=bool)
-            short = (catalog.splits[rows] == "train") & there
+            short = (catalog.splits[rows] == "train") & kept.has(own)
         if short.any():
             values[short] = self._from_cut(cut, kept, own[short].tolist())
         rest = rows[~short]
@@ -571,9 +570,10 @@ class Tuner:
         part: Callable[[NDArray[np.int64]], NDArray[np.int64]],
     ) -> NDArray[np.int64]:
         """Return those rows that lie in all sets, each looked up by the rank that reads it."""
-        digests, at = self._digests().tolist(), part(rows)
-        found = [all(digests[row] in kept for kept in sets) for row in rows[at]]
-        there = self._material.ranks.whole(np.array(found, bool), at, len(rows), everywhere=True)
+        at = part(rows)
+        digests = self._digests()[rows[at]]
+        found = np.all([kept.has(digests) for kept in sets], axis=0)
+        there = self._material.ranks.whole(found, at, len(rows), everywhere=True)
         return np.asarray(rows[there])
 
     def _mirrored(self, prefix: Extractor, rows: NDArray[np.int64]) -> KeptSet:
