@@ -172,3 +172,9 @@ def report(
     }
     text = json.dumps([*earlier, run], indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def warm(folder: Path) -> None:
+    """Read every picture below a folder once, so that the disk has no part in what is measured."""
+    for path in folder.rglob("*.jpg"):
+        path.read_bytes()

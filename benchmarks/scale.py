@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from _machine import describe
-from _measuring import RESULTS, Figure, report, tellapart, timed
+from _measuring import RESULTS, Figure, report, tellapart, timed, warm
 
 WRITE = """
 import io, random, sys
@@ -94,12 +94,6 @@ def measured(root: Path, n: int, stage: str, repeat: int) -> tuple[float, float]
     }[stage]
     ended = timed(command, TELLAPART_CACHE=str(cache))
     return ended.seconds, ended.peak_mb
-
-
-def warm(folder: Path) -> None:
-    """Read every file once, so that the disk has no part in what is measured."""
-    for path in folder.rglob("*.jpg"):
-        path.read_bytes()
 
 
 def prepare(root: Path, sizes: list[int]) -> None:

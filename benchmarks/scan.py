@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from _machine import describe
-from _measuring import Figure, options, report, timed
+from _measuring import Figure, options, report, timed, warm
 
 BYTES = 16_000
 # What has just been written is not kept: it could change again within a tick of the clock.
@@ -49,12 +49,6 @@ def scanned(folder: Path, tiny: Path, cache: Path) -> tuple[float, float]:
     ended = timed([sys.executable, "-c", SCAN, str(folder), str(tiny)], TELLAPART_CACHE=str(cache))
     found = json.loads(ended.output)
     return float(found["seconds"]), ended.peak_mb
-
-
-def warm(root: Path) -> None:
-    """Read every file once, so that the disk has no part in what is measured."""
-    for path in root.rglob("*.jpg"):
-        path.read_bytes()
 
 
 def main() -> None:
