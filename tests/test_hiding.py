@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tellapart.errors import BadShards
 from tellapart.evaluation.pages import page_template
@@ -27,6 +31,17 @@ def test_only_secrets_are_hidden(text: str, said: str) -> None:
     """Queries with signatures and passwords go; other queries, local files and words stay."""
     assert without_secrets(text) == said
     assert without_secrets(said) == said
+
+
+@given(st.lists(st.sampled_from(["h?sig=hidden", "?sig=", '"', "\\", "é", "\n", " ", "#"])))
+def test_json_stays_json(parts: list[str]) -> None:
+    """What is hidden in a text that was written as JSON takes no quote or half an escape along."""
+    text = "".join(parts)
+    said = json.loads(without_secrets(json.dumps([text])))
+    assert "hidden" not in said[0]
+    assert without_secrets(json.dumps(['see "h?sig=ab", please'])) == json.dumps(
+        ['see "h?…", please'], ensure_ascii=False
+    )
 
 
 def test_no_message_has_a_secret() -> None:

@@ -9,8 +9,8 @@ SECRET = re.compile(
     r"(secret|token|key|sig|signature|password|credential|sas|connection|auth|jwt)", re.IGNORECASE
 )
 # The name of a picture in a shard follows behind a #. Where a path is said from its folder on, an
-# address has no scheme any more.
-_QUERY = re.compile(r"(?<=\w)\?([^\s?#='\"<>/]+=[^\s#'\"<>]*)")
+# address has no scheme any more. In JSON a quote follows behind a backslash, and stays one.
+_QUERY = re.compile(r"(?<=\w)\?([^\s?#='\"<>/\\]+=(?:[^\s#'\"<>\\]|\\[^\s#'\"<>\\])*)")
 # pathlib takes one of the two slashes.
 _PASSWORD = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*:/{1,2})[^\s/?#@'\"<>]*:[^\s/?#'\"<>]*@")
 

@@ -365,13 +365,15 @@ def test_a_form_is_as_good_as_its_worst_picture() -> None:
 
 
 def test_logs_are_json_lines() -> None:
-    """A log line is one JSON object with the request's id, whatever stands in the path."""
+    """A log line is one JSON object with the request's id, whatever stands in it; no secrets."""
     record = logging.LogRecord("tellapart.server", logging.INFO, "", 0, "request", (), None)
     record.request_id, record.path = "r1", '/a"\n{'
     line = JsonLines().format(record)
     assert "\n" not in line
     facts = json.loads(line)
     assert (facts["request_id"], facts["path"], facts["level"]) == ("r1", '/a"\n{', "info")
+    record.msg = 'not fetched: "http://h/a.png?sig=hidden"'
+    assert json.loads(JsonLines().format(record))["message"] == 'not fetched: "http://h/a.png?…"'
 
 
 def test_openapi_describes_every_route(serving: Any) -> None:

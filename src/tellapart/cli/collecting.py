@@ -17,8 +17,8 @@ from tellapart.cli.options import (
     data_source,
     open_progress,
     print_json,
+    say,
 )
-from tellapart.hiding import without_secrets
 
 # What Openverse gives for one search without an account.
 MOST = 240
@@ -112,5 +112,5 @@ def collect(
             searcher=Fetcher(collecting.SEARCHING, private, contact),
             progress=progress,
         )
-    print_json(done.as_dict()) if as_json else print(without_secrets(collecting.summary(done)))
+    print_json(done.as_dict()) if as_json else say(collecting.summary(done))
     collecting.check_collected(done)

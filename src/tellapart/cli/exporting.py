@@ -19,6 +19,7 @@ from tellapart.cli.options import (
     data_source,
     open_progress,
     print_json,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ def export(
         print_json(exported.as_dict())
         return
     seen = exported.agreement
-    print(f"Wrote {exported.folder} ({exported.size_mb} MB): {', '.join(exported.files)}")
-    print(f"Checked on {seen.n} pictures of {seen.folder}, run by {seen.runtime}.")
+    say(f"Wrote {exported.folder} ({exported.size_mb} MB): {', '.join(exported.files)}")
+    say(f"Checked on {seen.n} pictures of {seen.folder}, run by {seen.runtime}.")
     _difference("on the same pixels", seen.same_pixels, seen.limits["same_pixels"])
     _difference("read as the example does", seen.from_files, seen.limits["from_files"])
     if seen.bits_16:
@@ -87,12 +88,12 @@ def export(
     if seen.bits_8:
         _difference("the bundle, 8 against 32 bits", seen.bits_8)
     if exported.target == "web":
-        print(f"Try it: python -m http.server -d {exported.folder}")
+        say(f"Try it: python -m http.server -d {exported.folder}")
 
 
 def _difference(what: str, seen: Difference, limit: float | None = None) -> None:
     allowed = "" if limit is None else f" (at most {limit})"
-    print(f"  {what:30} {seen.same_label:6.1%} same label, {seen.largest:.4f} apart{allowed}")
+    say(f"  {what:30} {seen.same_label:6.1%} same label, {seen.largest:.4f} apart{allowed}")
 
 
 def quantize(
@@ -116,13 +117,13 @@ def quantize(
         print_json(facts.model_dump())
         return
     measured = f"{facts.n} {facts.split or ''} pictures".replace("  ", " ")
-    print(f"{output or model} carries an 8-bit graph, from {facts.n_calibration} pictures.")
-    print(f"Against 32 bits on {measured}: {facts.agreement:.1%} get the same class;")
-    print(f"probabilities differ by up to {facts.largest_difference:.3f}.")
+    say(f"{output or model} carries an 8-bit graph, from {facts.n_calibration} pictures.")
+    say(f"Against 32 bits on {measured}: {facts.agreement:.1%} get the same class;")
+    say(f"probabilities differ by up to {facts.largest_difference:.3f}.")
     for name, speed in facts.pictures_per_s.items():
         right = f", {facts.accuracy[name]:.4f} right" if facts.accuracy else ""
-        print(f"  {name:5} {speed:7.1f} pictures/s, the network alone{right}")
-    print("It is used where it is asked for: --precision int8 of `predict` and `export`.")
+        say(f"  {name:5} {speed:7.1f} pictures/s, the network alone{right}")
+    say("It is used where it is asked for: --precision int8 of `predict` and `export`.")
 
 
 def info(
@@ -136,7 +137,6 @@ def info(
     """Say what a classifier is, on one screen; or write its model card."""
     from tellapart.bundle import card as words
     from tellapart.bundle.bundle import open_bundle
-    from tellapart.hiding import without_secrets
 
     if card and as_json:
         raise typer.BadParameter("--card and --json exclude each other.")
@@ -145,4 +145,4 @@ def info(
         print_json(words.facts(bundle))
     else:
         said = words.card(bundle) if card else words.screen(bundle)
-        print(without_secrets(said), end="" if card else "\n")
+        say(said, end="" if card else "\n")

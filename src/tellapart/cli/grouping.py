@@ -23,6 +23,7 @@ from tellapart.cli.options import (
     open_progress,
     print_json,
     quoted,
+    say,
     table,
 )
 from tellapart.cli.sorting import How, carry_out, show_plan
@@ -147,8 +148,8 @@ def features(
     if as_json:
         print_json(found.as_dict())
         return
-    print(f"{found.out}: {found.n} pictures, {found.n_features} features each ({found.backbone})")
-    print(f"With a label: {found.n_labelled}. Computed now: {found.n_computed}, else kept before.")
+    say(f"{found.out}: {found.n} pictures, {found.n_features} features each ({found.backbone})")
+    say(f"With a label: {found.n_labelled}. Computed now: {found.n_computed}, else kept before.")
     _tell_left(found.left)
 
 
@@ -187,17 +188,17 @@ def similar(
     for one in answers:
         _show_similar(one)
     if out:
-        print(f"Page: {shown(out)}")
+        say(f"Page: {shown(out)}")
 
 
 def _show_similar(answer: Answer) -> None:
     from tellapart.stores import shown
 
-    print(shown(answer.picture))
+    say(shown(answer.picture))
     if answer.error:
-        print(f"    not read: it {answer.error}")
+        say(f"    not read: it {answer.error}")
     for one in answer.similar:
-        print(f"    {one.similarity:5.2f}  {shown(one.path)}{'  (the same file)' * one.same_file}")
+        say(f"    {one.similarity:5.2f}  {shown(one.path)}{'  (the same file)' * one.same_file}")
 
 
 def _show_groups(found: Grouped, gallery: Path, out: Path | None) -> None:
@@ -205,8 +206,8 @@ def _show_groups(found: Grouped, gallery: Path, out: Path | None) -> None:
 
     gallery = place(gallery)
     copies = found.n - found.n_different
-    print(f"{found.n} pictures, {copies} of them copies, in {len(found.groups)} groups.")
-    print()
+    say(f"{found.n} pictures, {copies} of them copies, in {len(found.groups)} groups.")
+    say()
     rows = []
     for one in found.groups[:SHOWN]:
         room = 80 - 7 - 10 - 2
@@ -214,30 +215,30 @@ def _show_groups(found: Grouped, gallery: Path, out: Path | None) -> None:
         rows.append([f"{one.number:>5}", f"{one.n:>8}", shown])
     table(["group", "pictures", "most typical"], rows)
     if len(found.groups) > SHOWN:
-        print(f"and {len(found.groups) - SHOWN} more")
-    print()
+        say(f"and {len(found.groups) - SHOWN} more")
+    say()
     if found.n_none:
-        print(f"Unlike all groups: {found.n_none}")
+        say(f"Unlike all groups: {found.n_none}")
     _tell_left(found.left)
     if found.n_folders > 1:
-        print(f"They lie in {found.n_folders} folders, whose names were not used. If these are")
-        print(f"their classes, learn from them: tellapart train {quoted(gallery)}")
-    print(f"Look at {found.folder / 'groups.html'}")
+        say(f"They lie in {found.n_folders} folders, whose names were not used. If these are")
+        say(f"their classes, learn from them: tellapart train {quoted(gallery)}")
+    say(f"Look at {found.folder / 'groups.html'}")
     if not is_address(gallery):  # In a store, nothing is moved.
-        print("and write names into groups.csv beside it, then:")
+        say("and write names into groups.csv beside it, then:")
         again = f" --out {quoted(out)}" if out else ""
-        print(f"    tellapart group {quoted(gallery)}{again} --into NEW_FOLDER")
+        say(f"    tellapart group {quoted(gallery)}{again} --into NEW_FOLDER")
     if found.next:
-        print(f"Most worth a label: the {len(found.next)} pictures of next.csv, for")
-        print(f"    tellapart train {quoted(found.folder / 'next.csv')} --root {quoted(gallery)}")
+        say(f"Most worth a label: the {len(found.next)} pictures of next.csv, for")
+        say(f"    tellapart train {quoted(found.folder / 'next.csv')} --root {quoted(gallery)}")
 
 
 def _tell_left(left: Sequence[SetAside]) -> None:
     if left:
         from tellapart.stores import shown
 
-        print(f"Left out: {len(left)}; the first, {shown(left[0].path)}")
-        print(f"    {left[0].reason}")
+        say(f"Left out: {len(left)}; the first, {shown(left[0].path)}")
+        say(f"    {left[0].reason}")
 
 
 def _refuse(why: str, **given: object) -> None:

@@ -22,9 +22,9 @@ from tellapart.cli.options import (
     open_progress,
     print_json,
     quoted,
+    say,
     table,
 )
-from tellapart.hiding import without_secrets
 
 if TYPE_CHECKING:
     from tellapart.pipeline.cleaning import Cleaned
@@ -122,7 +122,7 @@ def inspect(
         _tell(found)
         if cleaned:
             _tell_cleaned(cleaned)
-        print(f"Page: {shown(report)}" if report else "See the pictures: add --report PAGE.html")
+        say(f"Page: {shown(report)}" if report else "See the pictures: add --report PAGE.html")
     pipeline.check_findings(found, wanted)
 
 
@@ -139,31 +139,31 @@ def _refuse_for_one(write_clean: Path | None, fail_on: str | None) -> None:
 
 def _tell(found: Inspection) -> None:
     """Say what the pictures are and what is wrong with them."""
-    say(found.understood)
-    print()
+    paragraph(found.understood)
+    say()
     _tell_counts(found)
     facts = found.facts()
     if facts:
-        print()
+        say()
         for line in in_words(facts):
-            say(line, "                ")
-    print()
+            paragraph(line, "                ")
+    say()
     if not found.findings:
-        print("Nothing was found that is wrong with them.")
+        say("Nothing was found that is wrong with them.")
     for number, one in enumerate(found.findings):
         if number:
-            print()
-        say(f"{one.kind}: {one.headline}", "    ")
+            say()
+        paragraph(f"{one.kind}: {one.headline}", "    ")
         for line in found.lines(one, EXAMPLES):
-            say(f"  - {line}", "    ")
+            paragraph(f"  - {line}", "    ")
         more = max(len(one.rows), one.count if one.detail and not one.rows else 0) - EXAMPLES
         if more > 0:
-            print(f"  … and {more} more")
-        say(f"  → {one.advice}", "    ")
+            say(f"  … and {more} more")
+        paragraph(f"  → {one.advice}", "    ")
     if found.findings:
-        print()
+        say()
     for note in found.notes:
-        say(f"Note: {note}")
+        paragraph(f"Note: {note}")
 
 
 def _tell_counts(found: Inspection) -> None:
@@ -175,7 +175,7 @@ def _tell_counts(found: Inspection) -> None:
         rising = sorted(order, key=lambda label: totals[label])
         half = CLASSES // 2
         order = [*rising[:half], *rising[-half:]]  # type: ignore[assignment]
-        print(f"The {half} smallest and the {half} largest of {len(names)} classes")
+        say(f"The {half} smallest and the {half} largest of {len(names)} classes")
     rows = [[names[label][:40], *(str(counts[one][label]) for one in splits)] for label in order]
     rows.append(["all", *(str(sum(counts[one])) for one in splits)])
     table(["class", *(one or "pictures" for one in splits)], rows)
@@ -201,39 +201,38 @@ def in_words(facts: dict[str, Any]) -> Iterable[str]:
 
 
 def _tell_cleaned(cleaned: Cleaned) -> None:
-    say(f"{quoted(cleaned.path)}: {cleaned.n} of {cleaned.n_all} pictures, to train on with")
-    print(f"    tellapart train {quoted(cleaned.path)}")
+    paragraph(f"{quoted(cleaned.path)}: {cleaned.n} of {cleaned.n_all} pictures, to train on with")
+    say(f"    tellapart train {quoted(cleaned.path)}")
     for reason, count in cleaned.counts().items():
-        say(f"  left out {count:6}  {reason}", "                    ")
+        paragraph(f"  left out {count:6}  {reason}", "                    ")
     if cleaned.n_marked:
-        say(f"  marked   {cleaned.n_marked:6}  label probably wrong (column suspect)")
+        paragraph(f"  marked   {cleaned.n_marked:6}  label probably wrong (column suspect)")
     if cleaned.n_grouped:
-        say(f"  grouped  {cleaned.n_grouped:6}  nearly the same (column group)")
+        paragraph(f"  grouped  {cleaned.n_grouped:6}  nearly the same (column group)")
     if cleaned.left_out:
-        say(f"Each of these with its reason: {quoted(cleaned.reasons_path)}")
+        paragraph(f"Each of these with its reason: {quoted(cleaned.reasons_path)}")
 
 
 def _tell_one(picture: OnePicture, report: Path | None) -> None:
     from tellapart.stores import shown
 
     for name, value in picture.facts.items():
-        say(f"{name:18} {value}", " " * 19)
+        paragraph(f"{name:18} {value}", " " * 19)
     if picture.exif:
-        print("\nEXIF")
+        say("\nEXIF")
         for name, value in picture.exif.items():
-            say(f"{name[:26]:26} {value}", " " * 27)
-    print()
+            paragraph(f"{name[:26]:26} {value}", " " * 27)
+    say()
     for note in picture.notes:
-        say(note)
+        paragraph(note)
     hint = "See its red, green and blue: add --report PAGE.html"
-    print(f"Page: {shown(report)}" if report else hint)
+    say(f"Page: {shown(report)}" if report else hint)
 
 
-def say(text: str, indent: str = "") -> None:
+def paragraph(text: str, indent: str = "") -> None:
     """Print a paragraph within the terminal's width; names are not cut."""
-    text = without_secrets(text)
     width = min(shutil.get_terminal_size().columns, 100)
-    print(
+    say(
         textwrap.fill(
             text,
             width,

@@ -20,6 +20,7 @@ from tellapart.cli.options import (
     open_progress,
     print_json,
     quoted,
+    say,
     table,
 )
 
@@ -55,27 +56,27 @@ def _tell(found: Comparison, first: Path, second: Path) -> None:
     from tellapart.stores import shown
 
     if found.split:
-        print(f"Compared on the {found.split} folder.")
+        say(f"Compared on the {found.split} folder.")
     if found.left_out:
-        print(
+        say(
             f"Not compared: {found.n_left_out} pictures of classes that not both know: "
             f"{', '.join(found.left_out)}."
         )
     if found.n_unreadable:
-        print(f"Set aside: {found.n_unreadable} files that are no readable pictures.")
+        say(f"Set aside: {found.n_unreadable} files that are no readable pictures.")
     apart = found.difference
-    print(f"Pictures    {found.n}")
+    say(f"Pictures    {found.n}")
     for name, one in ((first, found.first), (second, found.second)):
-        print(f"Accuracy    {one.value:.4f}  ({one.low:.4f} to {one.high:.4f})  {shown(name)}")
-    print(f"Difference  {apart.value:+.4f}  ({apart.low:+.4f} to {apart.high:+.4f})")
-    print(
+        say(f"Accuracy    {one.value:.4f}  ({one.low:.4f} to {one.high:.4f})  {shown(name)}")
+    say(f"Difference  {apart.value:+.4f}  ({apart.low:+.4f} to {apart.high:+.4f})")
+    say(
         f"Only the first has {apart.only_first} right, only the second {apart.only_second}; "
         f"p = {apart.p_value:.2g}."
     )
-    print(found.verdict())
+    say(found.verdict())
     changed = [row for row in found.per_class if row.first != row.second]
     if changed:
-        print("\nRecall by class, the largest change first")
+        say("\nRecall by class, the largest change first")
         numbers = [(row.first, row.second) for row in changed]
         table(
             ["class", "pictures", "first", "second", "change"],
@@ -85,7 +86,7 @@ def _tell(found: Comparison, first: Path, second: Path) -> None:
             ],
         )
     if found.flips:
-        print(f"\nPictures they call differently ({len(found.flips)})")
+        say(f"\nPictures they call differently ({len(found.flips)})")
         table(
             ["", "is", "first", "second", "picture"],
             [
@@ -94,7 +95,7 @@ def _tell(found: Comparison, first: Path, second: Path) -> None:
             ],
         )
     if max(len(changed), len(found.flips)) > SHOWN:
-        print(f"The first {SHOWN} of each; --json lists all.")
+        say(f"The first {SHOWN} of each; --json lists all.")
 
 
 def accept(
@@ -121,7 +122,7 @@ def accept(
         return
     _tell_rules(rules, choices)
     if wanted is not None:
-        print(f"Set in {quoted(output or model)}.")
+        say(f"Set in {quoted(output or model)}.")
 
 
 def _facts(rules: Rules, choices: tuple[Rules, ...]) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def _facts(rules: Rules, choices: tuple[Rules, ...]) -> dict[str, Any]:
 def _tell_rules(rules: Rules, choices: tuple[Rules, ...]) -> None:
     from tellapart.evaluation.decision import in_words
 
-    print(in_words(rules))
+    say(in_words(rules))
     if choices:
         table(
             ["wanted", "promised", "from confidence", "answered"],

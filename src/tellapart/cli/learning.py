@@ -17,8 +17,8 @@ from tellapart.cli.options import (
     open_progress,
     print_json,
     quoted,
+    say,
 )
-from tellapart.hiding import without_secrets
 
 if TYPE_CHECKING:
     from tellapart.pipeline import Relearned
@@ -72,7 +72,7 @@ def learn(
 
     if reviews is None:
         path = undo_learning(model)
-        print_json({"bundle": str(path)}) if as_json else print(
+        print_json({"bundle": str(path)}) if as_json else say(
             f"{path} is what it was before the last learning. --undo again takes that back."
         )
         return
@@ -99,18 +99,18 @@ def _tell(result: Relearned, dry_run: bool) -> None:
     from tellapart.pipeline import learning_in_words
 
     for one in result.left:
-        print(without_secrets(f"Left out: {one.path} {one.reason}."))
+        say(f"Left out: {one.path} {one.reason}.")
     known = f"; {result.n_known} more taught or scored before" if result.n_known else ""
-    print(f"{result.n_corrections} corrections{known}.")
+    say(f"{result.n_corrections} corrections{known}.")
     if result.new_classes:
-        print(f"New classes: {', '.join(result.new_classes)}.")
-    print(*learning_in_words(result.held_out, result.corrections), *result.notes, sep="\n")
+        say(f"New classes: {', '.join(result.new_classes)}.")
+    say(*learning_in_words(result.held_out, result.corrections), *result.notes)
     if result.taken or not result.n_corrections:
-        print(result.reason)
+        say(result.reason)
     if result.written:
-        print(f"It took {result.seconds['total']:.1f} s.\nClassifier: {result.bundle}")
-        print(f"Report:     {result.report}")
+        say(f"It took {result.seconds['total']:.1f} s.\nClassifier: {result.bundle}")
+        say(f"Report:     {result.report}")
     elif dry_run:
-        print("Nothing was written.")
+        say("Nothing was written.")
     if result.previous is not None:
-        print(f"Back again: tellapart learn {quoted(result.bundle)} --undo")
+        say(f"Back again: tellapart learn {quoted(result.bundle)} --undo")

@@ -23,6 +23,7 @@ from tellapart.cli import (
     training,
     using,
 )
+from tellapart.cli.options import say
 from tellapart.errors import NotForRanks, TellapartError
 
 # What these compute is kept between runs; what others were doing is only begun anew.
@@ -151,5 +152,5 @@ def _stop(message: str, code: int) -> None:
         import traceback
 
         traceback.print_exc()
-    print(f"tellapart: {message}", file=sys.stderr)
+    say(f"tellapart: {message}", error=True)
     sys.exit(code)

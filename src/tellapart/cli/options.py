@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -167,9 +168,19 @@ def open_progress(quiet: bool, verbose: bool) -> Progress:
     return Progress("quiet" if quiet else "verbose" if verbose else "normal")
 
 
+def say(*lines: str, end: str = "\n", error: bool = False) -> None:
+    """Print lines of text, on standard error if asked, without what is secret in addresses.
+
+    All that a command says goes through here, but for predictions, which name each picture by the
+    path that was given.
+    """
+    text = without_secrets("\n".join(lines))
+    print(text, end=end, file=sys.stderr if error else sys.stdout)
+
+
 def print_json(value: Any) -> None:
     # ASCII alone: right in every encoding, and the only way to say a name that is no UTF-8.
-    print(without_secrets(json.dumps(value)))
+    say(json.dumps(value))
 
 
 def table(header: list[str], rows: Iterable[list[str]]) -> None:
@@ -177,7 +188,7 @@ def table(header: list[str], rows: Iterable[list[str]]) -> None:
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
 
 
 def quoted(path: Path) -> str:

@@ -16,6 +16,7 @@ from tellapart.cli.options import (
     PrecisionName,
     chosen_precision,
     print_json,
+    say,
     table,
 )
 
@@ -160,7 +161,7 @@ def _tell(prepared: Prepared, settings: Settings, as_json: bool) -> None:
         print_json({"url": prepared.url, "models": names, "tokens": len(settings.tokens)})
     else:
         asked = "with a token" if settings.tokens else "from this machine, without tokens"
-        print(f"Serving {', '.join(names)} on {prepared.url} ({asked}). Ctrl-C ends it.")
+        say(f"Serving {', '.join(names)} on {prepared.url} ({asked}). Ctrl-C ends it.")
     import sys
 
     sys.stdout.flush()
@@ -248,7 +249,7 @@ def delete_records(
         print_json({"n": n, "deleted": not dry_run, **filed})
         return
     also = f" and {len(files)} reviewed pictures" if reviews else ""
-    print(f"{'Would delete' if dry_run else 'Deleted'} {n} records{also}.")
+    say(f"{'Would delete' if dry_run else 'Deleted'} {n} records{also}.")
 
 
 def _filed(pictures: set[str], reviews: Path) -> list[Path]:

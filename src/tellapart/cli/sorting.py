@@ -19,6 +19,7 @@ from tellapart.cli.options import (
     open_progress,
     print_json,
     quoted,
+    say,
     table,
 )
 from tellapart.errors import NotAllMoved
@@ -102,10 +103,10 @@ def undo(
     if as_json:
         print_json(outcome.as_dict())
     else:
-        print(f"Undone: {outcome.n_done} files are as they were.")
+        say(f"Undone: {outcome.n_done} files are as they were.")
         _show_left(outcome.left)
         if outcome.n_earlier:
-            print(f"Earlier sorts into {into}: {outcome.n_earlier}. Undo again for the one before.")
+            say(f"Earlier sorts into {into}: {outcome.n_earlier}. Undo again for the one before.")
     _complain(outcome.left, f"{len(outcome.left)} files were left as they are in {into}")
 
 
@@ -136,16 +137,16 @@ def carry_out(plan: Plan, into: Path, as_json: bool, progress: Progress) -> None
         facts["left"] += outcome.as_dict()["left"]
         print_json(facts | {"applied": True, "n_done": outcome.n_done})
     else:
-        print(f"Done: {outcome.n_done} files into {into}.", *plan.notes, sep="\n")
+        say(f"Done: {outcome.n_done} files into {into}.", *plan.notes)
         _show_left([*plan.left, *outcome.left])
-        print(f"To take it back: tellapart undo {quoted(into)}")
+        say(f"To take it back: tellapart undo {quoted(into)}")
     _complain(outcome.left, f"{len(outcome.left)} of {len(plan.steps)} files could not be sorted")
 
 
 def _print_plan(plan: Plan, sheet: Path) -> None:
-    print(f"A plan: {plan.how} {plan.n_pictures} pictures of {plan.gallery}")
-    print(f"into {plan.into}. Nothing was touched.")
-    print()
+    say(f"A plan: {plan.how} {plan.n_pictures} pictures of {plan.gallery}")
+    say(f"into {plan.into}. Nothing was touched.")
+    say()
     rows = []
     for name, steps in plan.groups().items():
         pictures = [step.verdict.confidence or 0 for step in steps if step.verdict]
@@ -162,23 +163,23 @@ def _print_plan(plan: Plan, sheet: Path) -> None:
     header = ["folder", "pictures", "sidecars", " renamed", "least sure"]
     n_columns = len(header) if plan.judged else len(header) - 1
     table(header[:n_columns], [row[:n_columns] for row in rows])
-    print()
+    say()
     for note in plan.notes:
-        print(note)
+        say(note)
     _show_left(plan.left)
-    print(f"Contact sheet: {sheet}")
+    say(f"Contact sheet: {sheet}")
     if plan.steps:
-        print("To carry it out, give the same command with --apply.")
-        print(f"To take it back then: tellapart undo {quoted(plan.into)}")
+        say("To carry it out, give the same command with --apply.")
+        say(f"To take it back then: tellapart undo {quoted(plan.into)}")
 
 
 def _show_left(left: Sequence[SetAside]) -> None:
     if left:
-        print(f"Left where they are: {len(left)}")
+        say(f"Left where they are: {len(left)}")
     for one in left[:NAMED]:
-        print(f"    {one.path}\n        {one.reason}")
+        say(f"    {one.path}\n        {one.reason}")
     if len(left) > NAMED:
-        print(f"    and {len(left) - NAMED} more; --json names all")
+        say(f"    and {len(left) - NAMED} more; --json names all")
 
 
 def _complain(left: Sequence[SetAside], what: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tellapart.cli.options import Debug, Json, Settings, chosen_settings, print_json, table
+from tellapart.cli.options import Debug, Json, Settings, chosen_settings, print_json, say, table
 
 backbones = typer.Typer(name="backbones", invoke_without_command=True, rich_markup_mode=None)
 recipes = typer.Typer(name="recipes", invoke_without_command=True, rich_markup_mode=None)
@@ -73,7 +73,7 @@ def show_backbone(
     if as_json:
         print_json(shown.as_dict())
         return
-    print(shown.text())
+    say(shown.text())
 
 
 @recipes.callback()
@@ -88,7 +88,7 @@ def list_recipes(context: typer.Context, as_json: Json = False, debug: Debug = F
         print_json([{"name": recipe.name} | recipe.facts() for recipe in found])
         return
     for recipe in found:
-        print(f"{recipe.name:15} {recipe.about}")
+        say(f"{recipe.name:15} {recipe.about}")
 
 
 @recipes.command("show")
@@ -105,7 +105,7 @@ def show_recipe(
     if as_json:
         print_json(recipe.facts())
         return
-    print(recipe.to_toml(), end="")
+    say(recipe.to_toml(), end="")
 
 
 def runs(as_json: Json = False, debug: Debug = False) -> None:
@@ -123,7 +123,7 @@ def runs(as_json: Json = False, debug: Debug = False) -> None:
         )
         return
     if not found:
-        print("Nothing was trained yet. Start with: tellapart train FOLDER")
+        say("Nothing was trained yet. Start with: tellapart train FOLDER")
         return
     table(
         ["started (UTC)", "name", "recipe", "state", "accuracy", "took", "pictures"],
@@ -178,8 +178,8 @@ def cache(
         )
         return
     if deleted:
-        print(f"Deleted {len(deleted)} entries, {sum(i.size_mb for i in deleted):.0f} MB.")
-    print(f"{cache_folder()}: {sum(item.size_mb for item in items):.0f} MB")
+        say(f"Deleted {len(deleted)} entries, {sum(i.size_mb for i in deleted):.0f} MB.")
+    say(f"{cache_folder()}: {sum(item.size_mb for item in items):.0f} MB")
     if items:
         table(
             ["kind", "MB", "what"],

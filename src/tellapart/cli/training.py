@@ -29,6 +29,7 @@ from tellapart.cli.options import (
     open_progress,
     print_json,
     quoted,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def train(
         tried = rehearse(
             labelled, output, name, chosen, device=device, start=start, progress=progress
         )
-        print_json(tried.as_dict()) if as_json else print(tried.text())
+        print_json(tried.as_dict()) if as_json else say(tried.text())
         return
     result = learn(
         labelled,
@@ -168,16 +169,16 @@ def _in_processes(n: int | None, dry_run: bool) -> bool:
 def _tell(result: TrainResult) -> None:
     """Say how a training went."""
     for finding in result.findings:
-        print(f"Note: {finding.headline}.")
-    print(*result.summary, sep="\n")
+        say(f"Note: {finding.headline}.")
+    say(*result.summary)
     seconds = result.seconds
-    print(
+    say(
         f"It took {seconds['total']:.1f} s: features {seconds['features']:.1f} s "
         f"({result.n_computed} of {sum(result.counts.values())} pictures computed, the rest kept "
         f"from before), learning {seconds['fit']:.1f} s."
     )
-    print(f"Classifier: {result.bundle}\nReport:     {result.report}")
-    print(f"Try it:     tellapart predict {quoted(result.bundle)} PICTURE…")
+    say(f"Classifier: {result.bundle}\nReport:     {result.report}")
+    say(f"Try it:     tellapart predict {quoted(result.bundle)} PICTURE…")
 
 
 def find_lr(
@@ -221,10 +222,10 @@ def find_lr(
     if as_json:
         print_json(found.as_dict())
         return
-    print(f"Suggested rate of phase {found.phase}: {found.suggested:.2g}")
-    print(f"Plot: {found.plot}")
+    say(f"Suggested rate of phase {found.phase}: {found.suggested:.2g}")
+    say(f"Plot: {found.plot}")
     setting = f"phases.{found.phase}.lr={found.suggested:.2g}"
-    print(f"Use it: tellapart train {quoted(data)} --set {setting}")
+    say(f"Use it: tellapart train {quoted(data)} --set {setting}")
 
 
 def show(
@@ -254,7 +255,7 @@ def show(
     if as_json:
         print_json(sheet.as_dict())
         return
-    print(f"Sheet of {sheet.n_pictures} pictures: {sheet.path}")
+    say(f"Sheet of {sheet.n_pictures} pictures: {sheet.path}")
 
 
 def demo(
@@ -269,5 +270,5 @@ def demo(
     if as_json:
         print_json({"folder": str(folder), "n": n})
         return
-    print(f"{n} pictures of handwritten digits in {folder}")
-    print(f"Next: tellapart train {quoted(folder)}")
+    say(f"{n} pictures of handwritten digits in {folder}")
+    say(f"Next: tellapart train {quoted(folder)}")

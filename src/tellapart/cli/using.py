@@ -27,6 +27,7 @@ from tellapart.cli.options import (
     data_source,
     open_progress,
     print_json,
+    say,
 )
 from tellapart.errors import NoReadablePicture, listed
 
@@ -239,9 +240,7 @@ def _predict_into(
     else:
         known = f", {tally.n_held} were there" if tally.n_held else ""
         bad = f", {tally.n_unreadable} of them not readable" if tally.n_unreadable else ""
-        print(
-            f"{place(out)}: {tally.n} answers{bad}{known} ({tally.pictures_per_s:,.0f} pictures/s)"
-        )
+        say(f"{place(out)}: {tally.n} answers{bad}{known} ({tally.pictures_per_s:,.0f} pictures/s)")
     return tally.n + tally.n_held, tally.n_unreadable
 
 
@@ -286,21 +285,21 @@ def _tell_scores(result: Evaluation) -> None:
     scores = result.scores
     reached = scores.accuracy
     if result.split:
-        print(f"Scored on the {result.split} folder.")
+        say(f"Scored on the {result.split} folder.")
     if result.unknown_classes:
-        print(
+        say(
             f"Not scored: {result.n_unknown} pictures of classes it does not know: "
             f"{', '.join(result.unknown_classes)}."
         )
     if result.n_unreadable:
-        print(f"Set aside: {result.n_unreadable} files that are no readable pictures.")
-    print(f"Pictures         {scores.n}")
-    print(_line("Accuracy", reached.value, reached.low, reached.high))
+        say(f"Set aside: {result.n_unreadable} files that are no readable pictures.")
+    say(f"Pictures         {scores.n}")
+    say(_line("Accuracy", reached.value, reached.low, reached.high))
     if scores.top5:
-        print(_line("Top 5", scores.top5.value, scores.top5.low, scores.top5.high))
+        say(_line("Top 5", scores.top5.value, scores.top5.low, scores.top5.high))
     for name in ("macro_precision", "macro_recall", "macro_f1", "log_loss"):
         label = name.replace("_", " ").capitalize()
-        print(_line(label, getattr(scores, name), *scores.intervals[name]))
+        say(_line(label, getattr(scores, name), *scores.intervals[name]))
     for label, found in (
         ("Weighted f1", scores.weighted_f1),
         ("Brier score", scores.brier),
@@ -308,13 +307,13 @@ def _tell_scores(result: Evaluation) -> None:
         ("AUROC", scores.auroc),
     ):
         if found:
-            print(_line(label, found.value, found.low, found.high))
+            say(_line(label, found.value, found.low, found.high))
     answered, sets = result.answered, result.candidates
-    print(f"Answered         {answered.share:.4f}  (wanted {answered.accept:g} of them right)")
+    say(f"Answered         {answered.share:.4f}  (wanted {answered.accept:g} of them right)")
     if answered.accuracy is not None and answered.low is not None and answered.high is not None:
-        print(_line("… of them right", answered.accuracy, answered.low, answered.high))
-    print(_line("In candidates", sets.coverage, sets.low, sets.high))
-    print(f"Candidates each  {sets.mean_size:.2f}")
+        say(_line("… of them right", answered.accuracy, answered.low, answered.high))
+    say(_line("In candidates", sets.coverage, sets.low, sets.high))
+    say(f"Candidates each  {sets.mean_size:.2f}")
 
 
 def _line(label: str, value: float, low: float, high: float) -> str:
@@ -330,13 +329,13 @@ def _drawer(
 
     illustrator = open_illustrator(classifier, pictures, show, explain)
     if warning := unwritable_names(classifier):
-        print(warning, file=sys.stderr)
+        say(warning, error=True)
     return illustrator.draw
 
 
 def _json_line(prediction: Prediction) -> None:
     # The path as it was given, with all of its query: by it an answer is known.
-    print(json.dumps(prediction.as_dict()))
+    print(json.dumps(prediction.as_dict()))  # noqa: T201
 
 
 def _csv_writer() -> Callable[[Prediction], None]:
@@ -357,12 +356,12 @@ def _text_lines(prediction: Prediction) -> None:
     from tellapart.stores import shown
 
     if prediction.error:
-        print(f"{shown(prediction.path)}\n    not read: it {prediction.error}")
+        say(f"{shown(prediction.path)}\n    not read: it {prediction.error}")
         return
-    print(shown(prediction.path))
+    say(shown(prediction.path))
     for label, confidence in prediction.top:
-        print(f"    {confidence:6.1%}  {prediction.shown(label)}")
+        say(f"    {confidence:6.1%}  {prediction.shown(label)}")
     if prediction.unsure:
-        print(f"    unsure: {prediction.reason}")
+        say(f"    unsure: {prediction.reason}")
         if prediction.reason != STRANGE:
-            print(f"    it may be: {listed(tuple(map(prediction.shown, prediction.candidates)))}")
+            say(f"    it may be: {listed(tuple(map(prediction.shown, prediction.candidates)))}")

@@ -37,7 +37,8 @@ def neighbours(features: NDArray[Any], k: int) -> tuple[Pairs, Floats]:
     """Return the k nearest others of each row and their cosines, both (N, k), the nearest first.
 
     features: (N, D) of any real type. k is at most N - 1. Exact up to EXACT_UP_TO rows; beyond, by
-    an index of small worlds (HNSW), which misses some of the farther ones.
+    an index of small worlds (HNSW), which misses some of the farther ones; the same rows get the
+    same answer.
     """
     rows = unit(features)
     k = min(k, len(rows) - 1)
@@ -139,7 +140,9 @@ def _candidates(rows: Floats, k: int) -> Pairs:
         ef_construction=BUILD_EFFORT,
         max_elements=len(shown),
     )
-    index.add_items(shown)
+    # By one thread: several would link rows in the order in which they happen to come, and the same
+    # pictures would get other neighbours each time.
+    index.add_items(shown, num_threads=1)
     # Each one finds itself, too.
     found, _ = index.query(shown, k=k + 1, query_ef=max(SEARCH_EFFORT, k + 1))
     return np.asarray(found, dtype=np.int64)

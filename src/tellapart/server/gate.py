@@ -20,6 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tellapart.hiding import without_secrets
 from tellapart.server.metrics import Metrics
 from tellapart.server.refusing import Refused
 from tellapart.server.settings import Limits, Settings, is_loopback
@@ -206,7 +207,10 @@ class Gate:
 
 
 class JsonLines(logging.Formatter):
-    """Log records as JSON, one a line; what a client sent is only ever inside a string."""
+    """Log records as JSON, one a line; what a client sent is only ever inside a string.
+
+    Addresses are said without what is secret in them.
+    """
 
     FACTS = ("request_id", "method", "path", "status", "ms", "client", "who", "bytes")
 
@@ -220,7 +224,7 @@ class JsonLines(logging.Formatter):
         facts |= {name: getattr(record, name) for name in self.FACTS if hasattr(record, name)}
         if record.exc_info:
             facts["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(facts)
+        return without_secrets(json.dumps(facts))
 
 
 def refusal(refused: Refused, request_id: str) -> JSONResponse:
