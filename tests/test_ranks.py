@@ -214,7 +214,6 @@ def test_a_killed_rank_ends_all_and_resuming_ends_as_one_process_does(
     warm_cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    single_thread: None,
 ) -> None:
     """kill -9 of a rank: one message, code 128; --resume: what one process would have made.
 
@@ -223,7 +222,8 @@ def test_a_killed_rank_ends_all_and_resuming_ends_as_one_process_does(
     runs = tmp_path / "runs"
     monkeypatch.setenv("TELLAPART_RUNS", str(runs))
     recipe, target = tmp_path / "recipe.toml", tmp_path / "two.tellapart"
-    load_recipe("auto", {**small_tail, "phases.2.epochs": EPOCHS}).save(recipe)
+    changes = {"phases.2.epochs": EPOCHS, "phases.2.batch": 32}
+    load_recipe("auto", {**small_tail, **changes}).save(recipe)
     command = [sys.executable, "-m", "tellapart", "train", small, "-o", target, "--recipe", recipe]
     run = subprocess.Popen(
         [*command, "--processes", "2"],
@@ -265,7 +265,10 @@ def test_a_killed_rank_ends_all_and_resuming_ends_as_one_process_does(
     found, expected = (open_bundle(path).features for path in (target, one.bundle))
     assert (found.digests == expected.digests).all()
     difference = np.abs(found.features.astype(np.float32) - expected.features)
-    assert difference.max() < 0.05 * np.abs(expected.features).max()
+    # Each on one core, two processes do what one does on two; with other cores, sums are rounded
+    # otherwise, and many steps make much of it.
+    same = usable_cores() == 2
+    assert difference.max() <= (0 if same else 0.05 * np.abs(expected.features).max())
 
 
 def in_ranks(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:

@@ -36,7 +36,7 @@ def test_the_nearest_others_come_in_order(n: int, k: int, seed: int) -> None:
 
 
 def test_an_index_finds_what_comparing_all_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond EXACT_UP_TO nine of ten neighbours are found, every copy, and exact cosines, always."""
+    """Beyond EXACT_UP_TO nine of ten neighbours, every copy, exact cosines, and always the same."""
     # As features are: more numbers than directions in which they differ.
     spread = np.random.default_rng(1).standard_normal((60, 400)) / 8
     rows = (vectors(3000, 60) @ spread).astype(np.float16)

@@ -398,7 +398,7 @@ def test_parts_of_a_batch_add_up_to_it(
 
 def test_a_thread_of_its_own_uses_no_others() -> None:
     """Whatever the threads beside it set between its start and its first operation."""
-    sides = finetune._SideBySide(1)
+    sides = finetune._SideBySide(1, 64)
     sides.run(str, [0])
     torch.set_num_threads(2)
     try:
