@@ -6,9 +6,9 @@ is the overhead. "Features" are looking at all pictures; "head" is solving for i
 process does while the other waits; "tail" the random views and all steps; "the rest" the start of
 the processes, export, scores, report and classifier.
 
-Results are equal to the last bit where the processes have as many cores together as the one has,
-a core each. The tail is always kept, and how far it is from the head alone is told beside the
-difference that is to be none: otherwise two heads would be compared.
+Results are equal to the last bit: two processes on two cores cut and add as one does. The tail is
+always kept, and how far it is from the head alone is told beside the difference that is to be none:
+otherwise two heads would be compared.
 """
 
 from __future__ import annotations

@@ -102,6 +102,19 @@ def limited_file_size() -> Callable[[int], AbstractContextManager[None]]:
     return limited
 
 
+def pytest_configure() -> None:
+    """Give each of several workers cores of its own.
+
+    Else the threads of two wait for each other in every operation of theirs. It is early enough:
+    libraries count the cores when they are loaded.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        number, count = int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number::count] or {cores[number % len(cores)]})
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Folders for cache and runs of this session: the user's own are neither used nor filled."""
