@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tellapart.stores import asking
 
@@ -74,16 +75,49 @@ def test_pictures_that_stayed_are_not_asked_for_again(store: Any, small: Path) -
 
     photos = store.put_folder(small, "photos")
     first = read_catalog(photos)
+    assert len(asked_for(store, ".png")) == len(first)
     store.line.asked.clear()
     again = read_catalog(photos)
     assert again.digests.tolist() == first.digests.tolist()
-    assert asked_for(store, ".png HTTP/1.1") == []
+    assert asked_for(store, ".png") == []
     assert str(again.root) == photos
     name = str(first.paths[0]).removeprefix(f"{store.address}/")
     store.put(name, store.get(name) + b"more")
     changed = read_catalog(photos)
     assert [one for one in store.line.asked if name in one and one.startswith("GET")] != []
     assert (changed.digests != first.digests).sum() == 1
+
+
+def test_each_picture_is_asked_for_once(
+    store: Any, colours: Path, own_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes serve for its hash and for every look of a run, where the disk has room for them.
+
+    After the run the store is asked again: what lies there may be another picture by then.
+    """
+    from tellapart.data import stored
+    from tellapart.data.pixels import read_file
+    from tellapart.data.reading import DataSource
+    from tellapart.pipeline.features import write_features
+
+    def new(shade: int) -> str:
+        for name in ("a", "b"):
+            image = Image.new("RGB", (40, 40), (shade, 40, ord(name)))
+            image.save(own_runs.parent / "x.png")
+            store.put(f"photos-{shade}/{name}.png", (own_runs.parent / "x.png").read_bytes())
+        store.line.asked.clear()
+        return f"{store.address}/photos-{shade}"
+
+    photos = new(1)
+    write_features(DataSource(photos), own_runs.parent / "a.npz")
+    for name in ("a", "b"):
+        assert len(asked_for(store, f"{name}.png")) == 1
+    assert read_file(f"{photos}/a.png") == store.get("photos-1/a.png")
+    assert len(asked_for(store, "a.png")) == 2
+    monkeypatch.setattr(stored, "MOST_COPIED_BYTES", len(store.get("photos-1/a.png")) + 1)
+    photos = new(2)
+    write_features(DataSource(photos), own_runs.parent / "b.npz")
+    assert sorted(len(asked_for(store, f"{name}.png")) for name in "ab") == [1, 2]
 
 
 def test_shards_in_a_store(

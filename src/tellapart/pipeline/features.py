@@ -19,6 +19,7 @@ from tellapart.data.columns import blocks, forget
 from tellapart.data.hashing import hash_files
 from tellapart.data.reading import DataSource, read_catalog
 from tellapart.data.shards.finding import find_shards
+from tellapart.data.stored import kept_copies
 from tellapart.data.tables import load_pyarrow
 from tellapart.errors import DataNotFound, NoReadablePicture, NotWritable
 from tellapart.evaluation.grouping import most_similar
@@ -60,6 +61,7 @@ class Written:
         return asdict(self) | {"out": str(self.out)}
 
 
+@kept_copies()
 def write_features(
     data: DataSource,
     out: str | Path,

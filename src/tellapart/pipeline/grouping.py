@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tellapart.bundle.bundle import Bundle, open_bundle
 from tellapart.data.catalog import SetAside
+from tellapart.data.stored import kept_copies
 from tellapart.errors import TooFewToGroup, listed
 from tellapart.evaluation.grouping import (
     Groups,
@@ -95,6 +96,7 @@ class Grouped:
         return asdict(self) | {"folder": str(self.folder), "gallery": str(self.gallery)}
 
 
+@kept_copies()
 def group(
     gallery: str | Path,
     out: str | Path | None = None,

@@ -29,6 +29,7 @@ from tellapart.data.inspection import (
 )
 from tellapart.data.looks import Looks
 from tellapart.data.reading import AnyData, read_catalog
+from tellapart.data.stored import kept_copies
 from tellapart.errors import FindingsFound, MissingExtra, UnknownFinding, listed
 from tellapart.evaluation.neighbours import groups_of, near_duplicates, neighbours, outliers
 from tellapart.evaluation.suspects import find_doubted
@@ -140,6 +141,7 @@ class Inspection:
         ]
 
 
+@kept_copies()
 def inspect(
     data: AnyData,
     *,

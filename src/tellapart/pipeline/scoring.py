@@ -18,6 +18,7 @@ from tellapart.data.catalog import SPLITS, Catalog
 from tellapart.data.inspection import inspect_files
 from tellapart.data.reading import AnyData, read_catalog
 from tellapart.data.shards.reading import in_reading_order
+from tellapart.data.stored import kept_copies
 from tellapart.errors import (
     ClassMismatch,
     NoReadablePicture,
@@ -118,6 +119,7 @@ class Labelled:
     n_unknown: int
 
 
+@kept_copies()
 def evaluate(
     classifier: Classifier,
     data: AnyData,

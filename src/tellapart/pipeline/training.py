@@ -45,6 +45,7 @@ from tellapart.data.pixels import (
     usable_cores,
 )
 from tellapart.data.reading import AnyData, read_catalog
+from tellapart.data.stored import kept_copies
 from tellapart.errors import (
     BadRecipe,
     CannotResume,
@@ -88,6 +89,7 @@ MOST_CARRIED_BYTES = 1_000_000_000
 SHOWN = 60
 
 
+@kept_copies()
 def train(
     data: AnyData,
     output: str | Path | None = None,
