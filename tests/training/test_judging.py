@@ -1,13 +1,14 @@
-"""How phases are judged: scikit-learn's log loss, at the temperature that suits it best."""
+"""How phases are judged: log loss, at the temperature that suits it best."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -26,19 +27,25 @@ def answers(n: int, n_classes: int, scale: float, seed: int) -> tuple[Logits, La
     return (scale * logits).astype(np.float32), labels
 
 
+def cross_entropy(logits: Logits, labels: Labels, temperature: float = 1.0) -> float:
+    """Mean log loss; scikit-learn's cuts off what 16 logits and more below cost."""
+    logs = log_softmax(logits.astype(np.float64) / temperature, axis=1)
+    return float(-logs[np.arange(len(labels)), labels].mean())
+
+
 cases = st.tuples(
     st.integers(1, 80), st.integers(2, 12), st.floats(0.05, 5), st.integers(0, 10_000)
 )
 
 
 @given(cases)
+@example((75, 6, 4.0, 0))
 @settings(max_examples=15, deadline=None)
-def test_at_temperature_one_it_is_scikit_learns(case: tuple[int, int, float, int]) -> None:
+def test_at_temperature_one_nothing_is_changed(case: tuple[int, int, float, int]) -> None:
     """Log loss and accuracy of the probabilities as they are."""
     logits, labels = answers(*case)
     judged = judge(logits, labels)
-    probs = softmax(logits.astype(np.float64))
-    expected = log_loss(labels, probs, labels=range(logits.shape[1]))
+    expected = cross_entropy(logits, labels)
     assert judged.raw_log_loss == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert judged.accuracy == accuracy_score(labels, logits.argmax(axis=1))
 
@@ -46,14 +53,11 @@ def test_at_temperature_one_it_is_scikit_learns(case: tuple[int, int, float, int
 @given(cases)
 @settings(max_examples=4, deadline=None)
 def test_the_temperature_is_the_best_of_those_tried(case: tuple[int, int, float, int]) -> None:
-    """As low as scikit-learn says at any of them, and never above the raw loss."""
+    """As low as the lowest at any of them, and never above the raw loss."""
     logits, labels = answers(*case)
     judged = judge(logits, labels)
     assert judged.log_loss <= judged.raw_log_loss
-    tried = [
-        log_loss(labels, softmax(logits.astype(np.float64), t), labels=range(logits.shape[1]))
-        for t in TEMPERATURES
-    ]
+    tried = [cross_entropy(logits, labels, t) for t in TEMPERATURES]
     assert judged.log_loss == pytest.approx(min(tried), rel=1e-4, abs=1e-6)
 
 
