@@ -14,6 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tellapart.data import stored
+from tellapart.data.pixels import read_file
+from tellapart.data.reading import DataSource
+from tellapart.data.stored import kept_copies
+from tellapart.pipeline.features import write_features
 from tellapart.stores import asking
 
 
@@ -95,10 +100,6 @@ def test_each_picture_is_asked_for_once(
 
     After the run the store is asked again: what lies there may be another picture by then.
     """
-    from tellapart.data import stored
-    from tellapart.data.pixels import read_file
-    from tellapart.data.reading import DataSource
-    from tellapart.pipeline.features import write_features
 
     def new(shade: int) -> str:
         for name in ("a", "b"):
@@ -118,6 +119,20 @@ def test_each_picture_is_asked_for_once(
     photos = new(2)
     write_features(DataSource(photos), own_runs.parent / "b.npz")
     assert sorted(len(asked_for(store, f"{name}.png")) for name in "ab") == [1, 2]
+
+
+def test_a_full_disk_keeps_no_half_copies(
+    store: Any, own_runs: Path, limited_file_size: Callable[..., Any]
+) -> None:
+    """What was not kept whole is asked for again, and is whole."""
+    first = store.put("a.png", b"a" * 600)
+    second = store.put("b.png", b"b" * 600)
+    with kept_copies():
+        with limited_file_size(1000):
+            assert (read_file(first), read_file(second)) == (b"a" * 600, b"b" * 600)
+        store.line.asked.clear()
+        assert (read_file(first), read_file(second)) == (b"a" * 600, b"b" * 600)
+    assert (len(asked_for(store, "a.png")), len(asked_for(store, "b.png"))) == (0, 1)
 
 
 def test_shards_in_a_store(

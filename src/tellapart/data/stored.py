@@ -52,26 +52,30 @@ class _Copies:
             if not self._n_wanting:
                 return
             file = self._file = self._file or self._open()
-            if self._end + len(data) <= self._room:
-                file.seek(self._end)
-                file.write(data)
+            if self._end + len(data) > self._room:
+                return
+            file.seek(self._end)
+            # A disk that becomes full takes a part.
+            if file.write(data) == len(data):
                 self._places[path] = (self._end, len(data))
                 self._end += len(data)
 
     def get(self, path: str) -> bytes | None:
-        """Return a picture that was kept."""
-        with self._lock:
-            if self._file is None or path not in self._places:
-                return None
-            start, size = self._places[path]
-            self._file.seek(start)
-            return self._file.read(size)
+        """Return a picture that was kept; None for any other, or if it cannot be read."""
+        with self._lock, suppress(OSError):
+            if self._file is not None and path in self._places:
+                start, size = self._places[path]
+                self._file.seek(start)
+                data = self._file.read(size)
+                return data if len(data) == size else None
+        return None
 
     def _open(self) -> IO[bytes]:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         self._room = min(MOST_COPIED_BYTES, int(MOST_OF_FREE * shutil.disk_usage(folder).free))
-        return tempfile.TemporaryFile(dir=folder)
+        # Unbuffered: an error of the disk comes when it happens.
+        return tempfile.TemporaryFile(dir=folder, buffering=0)
 
 
 _copies = _Copies()
