@@ -285,6 +285,22 @@ def test_a_shard_is_read_once(tmp_path: Path) -> None:
     assert len(read_catalog(path)) == 8
 
 
+def test_what_is_no_picture_does_not_cut_a_tar_off(tmp_path: Path) -> None:
+    """Large files of other kinds are passed over, wherever they lie."""
+    other = ("x.npy", bytes(3_000_000))
+    members = [other, *with_cls(range(6)), other, *with_cls(range(6, 12)), other]
+    path = write_tar(tmp_path / "a.tar", members)
+    assert counts(path) == {"classes": ["0", "1"], "": [6, 6]}
+
+
+def test_of_a_name_that_is_there_twice_the_first_counts(tmp_path: Path) -> None:
+    """Its hash, and the picture that is read by the name, are of the same bytes."""
+    members = [("cat/1.png", picture(1)), ("dog/2.png", picture(2)), ("cat/1.png", picture(3))]
+    path = write_tar(tmp_path / "a.tar", members)
+    assert counts(path) == {"classes": ["cat", "dog"], "": [1, 1]}
+    assert read_file(f"{path}#cat/1.png") == picture(1)
+
+
 def test_predicting_takes_the_bytes_along(tmp_path: Path) -> None:
     """The pictures come with their bytes, in order; a shard that breaks off says so at its end."""
     path = write_tar(tmp_path / "a.tar", with_cls(range(5)))

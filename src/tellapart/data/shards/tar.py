@@ -42,8 +42,6 @@ def tar_samples(shard: str, columns: Columns) -> Iterator[Sample]:
                 end = member.offset_data + member.size
                 if data is not None:
                     group.append((member, data))
-                if end > file.tell():
-                    raise tarfile.ReadError(f"{member.name} breaks off")
         yield from _grouped(group, columns)
         # Behind the last file lie two empty blocks: without them, there may have been more.
         while file.tell() < end + 512 and file.read(1 << 20):
@@ -59,7 +57,10 @@ class TarReader:
         self, shard: str, names: Sequence[str], starts: NDArray[np.int64], sizes: NDArray[np.int64]
     ) -> None:
         self._shard, self._starts, self._sizes = shard, starts, sizes
-        self._row = {name: row for row, name in enumerate(names)}
+        # Of a name that is there twice the first counts, as in a catalog.
+        self._row: dict[str, int] = {}
+        for row, name in enumerate(names):
+            self._row.setdefault(name, row)
         self._lock = threading.Lock()
         parts = kind_of(shard) == "tar" and (not is_address(shard) or stores.has_ranges(shard))
         self._file = None if parts else _unpacked(shard)
