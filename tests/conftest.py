@@ -112,7 +112,7 @@ def pytest_configure() -> None:
     libraries count the cores when they are loaded.
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker and hasattr(os, "sched_setaffinity"):
+    if worker and CORES:
         number, count = int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         os.sched_setaffinity(0, CORES[number::count] or {CORES[number % len(CORES)]})
 

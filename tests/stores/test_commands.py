@@ -18,7 +18,7 @@ from tellapart.data import stored
 from tellapart.data.pixels import read_file
 from tellapart.data.reading import DataSource
 from tellapart.data.stored import kept_copies
-from tellapart.pipeline.features import write_features
+from tellapart.pipeline.features import find_similar, write_features
 from tellapart.stores import asking
 
 
@@ -115,6 +115,9 @@ def test_each_picture_is_asked_for_once(
         assert len(asked_for(store, f"{name}.png")) == 1
     assert read_file(f"{photos}/a.png") == store.get("photos-1/a.png")
     assert len(asked_for(store, "a.png")) == 2
+    photos = new(3)
+    find_similar([f"{photos}/a.png"], photos, top=1)
+    assert [len(asked_for(store, f"{name}.png")) for name in "ab"] == [1, 1]
     monkeypatch.setattr(stored, "MOST_COPIED_BYTES", len(store.get("photos-1/a.png")) + 1)
     photos = new(2)
     write_features(DataSource(photos), own_runs.parent / "b.npz")

@@ -33,7 +33,11 @@ class _Copies:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Keep copies inside, and none after the last such block has ended."""
+        """Inside, pictures of stores are asked for once: for their hash, and not for every look.
+
+        So what is looked at is what was hashed, too. Where they are many, that holds for the first
+        MOST_COPIED_BYTES. After the last such block nothing is left.
+        """
         with self._lock:
             self._n_wanting += 1
         try:
@@ -79,17 +83,7 @@ class _Copies:
 
 
 _copies = _Copies()
-
-
-@contextmanager
-def kept_copies() -> Iterator[None]:
-    """Inside, pictures of stores are asked for once: for their hash, and not for every look.
-
-    So what is looked at is what was hashed, too. Where they are many, that holds for the first
-    MOST_COPIED_BYTES.
-    """
-    with _copies.kept():
-        yield
+kept_copies = _copies.kept
 
 
 def read_stored(path: str) -> bytes | None:

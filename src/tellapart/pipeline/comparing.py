@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.reading import AnyData
+from tellapart.data.stored import kept_copies
 from tellapart.evaluation.comparison import Difference, paired_difference
 from tellapart.evaluation.scores import Interval, interval
 from tellapart.inference.classifier import Classifier
@@ -76,6 +77,7 @@ class Comparison:
         return f"The {better} has more right, but chance alone does that often: it proves nothing."
 
 
+@kept_copies()
 def compare(
     first: Classifier, second: Classifier, data: AnyData, progress: Progress | None = None
 ) -> Comparison:

@@ -27,6 +27,7 @@ from tellapart.data.pixels import Pixels, decode_many, read_file, read_pixels
 from tellapart.data.reading import AnyData, read_catalog
 from tellapart.data.shards.names import split_member
 from tellapart.data.splitting import scored_split
+from tellapart.data.stored import kept_copies
 from tellapart.errors import (
     CannotExport,
     ExportDisagrees,
@@ -165,6 +166,7 @@ def export(
     return Exported(folder, target, precision, names, size_mb, agreement)
 
 
+@kept_copies()
 def quantize(
     model: str | Path,
     data: AnyData,

@@ -239,6 +239,7 @@ class Answer:
         return asdict(self)
 
 
+@kept_copies()
 def find_similar(
     pictures: Sequence[str | Path],
     folder: str | Path,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tellapart.backbones.registry import find_backbone
 from tellapart.data.reading import AnyData, data_name, read_catalog
+from tellapart.data.stored import kept_copies
 from tellapart.errors import BadRecipe, MissingExtra
 from tellapart.evaluation.curves import rate_test_png
 from tellapart.files import check_writable, write_atomically
@@ -35,6 +36,7 @@ class FoundRate:
         return asdict(self) | {"plot": str(self.plot)}
 
 
+@kept_copies()
 def find_rate(
     data: AnyData,
     plot: str | Path | None = None,

@@ -15,6 +15,7 @@ from tellapart.bundle.bundle import open_bundle
 from tellapart.data.catalog import SPLITS
 from tellapart.data.pixels import Pixels, decode_many, read_pixels
 from tellapart.data.reading import AnyData
+from tellapart.data.stored import kept_copies
 from tellapart.errors import UnreadablePicture
 from tellapart.pipeline import inputs
 from tellapart.pipeline.training import Source, open_source, open_tuner, prepare
@@ -126,6 +127,7 @@ class Rehearsal:
         return "\n".join(lines)
 
 
+@kept_copies()
 def rehearse(
     data: AnyData,
     output: str | Path | None = None,

@@ -24,6 +24,7 @@ from tellapart.bundle.bundle import SUFFIX, Bundle, open_bundle
 from tellapart.bundle.manifest import Manifest
 from tellapart.data.catalog import SetAside
 from tellapart.data.reading import AnyData
+from tellapart.data.stored import kept_copies
 from tellapart.errors import NothingToLearnOn, NotWritable
 from tellapart.evaluation.calibration import fit_temperature, softmax
 from tellapart.evaluation.comparison import (
@@ -139,6 +140,7 @@ class Relearned:
         return asdict(self) | paths | {"previous": previous}
 
 
+@kept_copies()
 def learn_again(
     model: str | Path,
     data: AnyData,

@@ -12,6 +12,7 @@ import numpy as np
 from tellapart.data.augmentation import DEFAULT_AUGMENTATION, read_views
 from tellapart.data.pixels import read_pixels
 from tellapart.data.reading import AnyData, read_catalog
+from tellapart.data.stored import kept_copies
 from tellapart.errors import UnreadablePicture
 from tellapart.evaluation.sheet import SheetRow, render_sheet
 from tellapart.files import check_writable, write_atomically
@@ -33,6 +34,7 @@ class Sheet:
         return {"sheet": str(self.path), "n_pictures": self.n_pictures, "n_views": self.n_views}
 
 
+@kept_copies()
 def show(
     data: AnyData,
     output: str | Path | None = None,

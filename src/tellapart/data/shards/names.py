@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tellapart.data.catalog import SPLIT_FOLDERS
@@ -24,6 +25,14 @@ _MEMBER = re.compile(
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 # A name of several shards can stand for so many files at most.
 MOST_SHARDS = 1_000_000
+
+
+def first_rows(names: Sequence[str]) -> dict[str, int]:
+    """Return the row of each name; of one that is there twice the first counts, as in a catalog."""
+    rows: dict[str, int] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, row)
+    return rows
 
 
 @dataclass(frozen=True)

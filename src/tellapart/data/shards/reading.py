@@ -12,7 +12,7 @@ import numpy as np
 
 from tellapart.data.pixels import Loaded
 from tellapart.data.shards.index import Index, index_of, samples
-from tellapart.data.shards.names import Columns, is_tar, kind_of, split_member
+from tellapart.data.shards.names import Columns, first_rows, is_tar, kind_of, split_member
 from tellapart.data.shards.rows import RowReader
 from tellapart.data.shards.tar import TarReader
 from tellapart.errors import BadShards, UnreadablePicture
@@ -77,7 +77,7 @@ def in_reading_order(paths: Sequence[str]) -> list[int]:
     places: dict[str, dict[str, int]] = {}
     for one in split:
         if one and one[0] not in places:
-            places[one[0]] = {name: row for row, name in enumerate(_remembered(one[0]).names)}
+            places[one[0]] = first_rows(_remembered(one[0]).names)
     keys = [(one[0], places[one[0]].get(one[1], 0)) if one else ("", 0) for one in split]
     return sorted(range(len(paths)), key=keys.__getitem__)
 

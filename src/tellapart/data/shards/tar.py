@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tellapart import stores
 from tellapart.data.pixels import PICTURE_SUFFIXES
 from tellapart.data.shards.gzipped import Gzip
-from tellapart.data.shards.names import Columns, Sample, kind_of
+from tellapart.data.shards.names import Columns, Sample, first_rows, kind_of
 from tellapart.data.tables import COLUMN_NAMES
 from tellapart.files import open_binary
 from tellapart.stores import is_address
@@ -57,10 +57,7 @@ class TarReader:
         self, shard: str, names: Sequence[str], starts: NDArray[np.int64], sizes: NDArray[np.int64]
     ) -> None:
         self._shard, self._starts, self._sizes = shard, starts, sizes
-        # Of a name that is there twice the first counts, as in a catalog.
-        self._row: dict[str, int] = {}
-        for row, name in enumerate(names):
-            self._row.setdefault(name, row)
+        self._row = first_rows(names)
         self._lock = threading.Lock()
         parts = kind_of(shard) == "tar" and (not is_address(shard) or stores.has_ranges(shard))
         self._file = None if parts else _unpacked(shard)
