@@ -94,7 +94,8 @@ def predict(
     address: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT", help="The cluster of --engine ray; else what RAY_ADDRESS says, else this machine."
+            metavar="HOST:PORT",
+            help="The cluster of --engine ray; else what RAY_ADDRESS says, else this machine.",
         ),
     ] = None,
 ) -> None:
